@@ -1,0 +1,77 @@
+/*
+** loop: now, timers, descriptors, wake-ups from threads, signals. Two implementations: loop_ev.c on libev, loop_virtual.c in
+** virtual time. The only room with a clock. What is ready is announced by calling `ready`/`fire`; those feed state machines
+** and queue work, and never run Lua: that happens in drains, which run after the events of a turn and before it sleeps.
+*/
+#ifndef POOL_IO_LOOP_H
+#define POOL_IO_LOOP_H
+
+#include "core/heap.h"
+#include "core/list.h"
+
+struct loop;
+struct ev_loop;
+
+enum { LOOP_READ = 1, LOOP_WRITE = 2 };
+
+/* The caller embeds these; zero-filled is the stopped state. */
+struct watch {
+  void (*ready)(struct watch *, int events);
+  int fd, events;         /* as last set; events 0: stopped */
+  _Alignas(16) unsigned char impl[64];
+};
+
+struct timer {
+  void (*fire)(struct timer *); /* called once; the timer is stopped by then and may be started again from inside */
+  struct heap_node node;
+  bool running;
+};
+
+struct wake { /* the one thing another thread may touch */
+  void (*woken)(struct wake *);
+  _Alignas(16) unsigned char impl[64];
+};
+
+struct signal {
+  void (*caught)(struct signal *, int number);
+  _Alignas(16) unsigned char impl[64];
+};
+
+/* Work that is done after the events of a turn and before the loop sleeps: a queue of actions, of ready coroutines. */
+struct drain {
+  struct list link;
+  bool (*run)(struct drain *); /* does what is there now; true when it did something */
+  bool (*pending)(struct drain *); /* NULL, or: is there more that must not wait for an event? the loop then does not sleep */
+};
+
+struct loop *loop_ev_create(void);                  /* its own ev_loop; EVFLAG_NOENV | EVFLAG_FORKCHECK */
+struct loop *loop_ev_attach(struct ev_loop *host);  /* borrows; the host runs it: drains run in a prepare watcher */
+struct loop *loop_virtual_create(usec start);
+void loop_destroy(struct loop *);                   /* takes; every watch, timer, drain must be stopped */
+
+usec loop_now(const struct loop *);  /* the turn's now; never goes back */
+usec loop_update(struct loop *);     /* reads the clock again, after long work; returns it */
+bool loop_attached(const struct loop *); /* somebody else runs it */
+
+void watch_set(struct loop *, struct watch *, int fd, int events); /* events 0 stops. The same fd and events: does nothing. */
+void watch_renew(struct loop *, struct watch *, int fd, int events); /* as set, for a descriptor that may be another file under
+                                                                       the same number: registers afresh. Stop it before closing the file */
+void timer_start(struct loop *, struct timer *, usec at); /* absolute; restarts a running one */
+void timer_stop(struct loop *, struct timer *);
+void wake_start(struct loop *, struct wake *);
+void wake_stop(struct loop *, struct wake *);
+void wake_send(struct loop *, struct wake *);       /* from any thread */
+void signal_start(struct loop *, struct signal *, int number);
+void signal_stop(struct loop *, struct signal *);
+void drain_add(struct loop *, struct drain *);      /* run in the order added */
+void drain_remove(struct loop *, struct drain *);
+
+/* One turn: drains until none did anything (at most a fixed number of rounds), timers, then waits for events at most until
+   `until` (absolute; NEVER) and dispatches them. Never on an attached loop. */
+void loop_turn(struct loop *, usec until);
+
+/* Virtual loops only: what a script drives them with. */
+void loop_virtual_ready(struct loop *, int fd, int events); /* fd becomes ready at the next turn, once */
+bool loop_virtual_idle(const struct loop *);                /* nothing ready, no timer: loop_turn would wait for ever */
+
+#endif
