@@ -10,11 +10,22 @@
 
 #include "core/base.h"
 
+#define LERROR_NAME "pool.Error"
+
+/* Makes the metatable and sets misuse, error and is_error in the table on top of the stack. */
+void lerror_open(lua_State *L);
+
 /* Pushes the error as a table: kind, message, and the fields that are known. */
 void lerror_push(lua_State *L, const struct pool_error *);
 
 /* Pushes nil and the error; returns 2, for `return lerror_return(L, &e)`. */
 int lerror_return(lua_State *L, const struct pool_error *);
+
+/* The same for an error that is all kind and message. */
+int lerror_fail(lua_State *L, enum pool_err kind, const char *message);
+
+/* Fills *ar ("Sl") with the first frame that is neither C nor one of pool's own Lua files; false when there is none. */
+bool lerror_caller(lua_State *L, lua_Debug *ar);
 
 /* Raises a string at the line of the Lua code that called the API, skipping frames of pool's own Lua files. */
 int lerror_misuse(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));

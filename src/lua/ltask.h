@@ -4,8 +4,9 @@
 ** a drain of the loop, never from the event itself.
 **
 ** How a C function waits (STYLE, C and Lua, 3): check arguments; `t = ltask_enter(L)`; begin the operation, remembering t;
-** `return ltask_wait(L, t, abort, continuation)`. The operation's end calls ltask_wake(t). The continuation runs in the task
-** (or, outside pool.run, right there: the loop was run meanwhile) with the stack as it was, and first asks ltask_interrupted.
+** `return ltask_wait(L, t, abort, continuation)`. The operation's end calls ltask_wake(t), before ltask_wait or after. The
+** continuation (lua_KContext: the task) runs in the task or, outside pool.run, right there after the loop was run; the stack
+** is as it was; it asks ltask_interrupted first.
 */
 #ifndef POOL_LUA_LTASK_H
 #define POOL_LUA_LTASK_H
@@ -17,6 +18,10 @@
 #include "io/loop.h"
 
 struct task;
+struct runtime;
+
+#define LTASK_NAME "pool.Task"
+#define LTASK_SCRATCH 384 /* bytes for the operation under way */
 
 /* Withdraws what the task waits for: after it returns, nothing will wake the task for that. Not in Lua: must not raise. */
 typedef void (*ltask_abort_fn)(struct task *);
@@ -25,27 +30,52 @@ typedef void (*ltask_abort_fn)(struct task *);
 struct loop *ltask_loop(lua_State *L);
 
 /* The task that L's running code belongs to, fit to wait. Raises at the caller's line when a wait is impossible here: a
-   coroutine pool did not start, across a C-call boundary, inside a __close while its task is being cancelled. Outside
-   pool.run: the state's own synchronous task. */
+   coroutine pool did not start, across a C-call boundary, inside a __close while its task is being cancelled, in a log
+   function. Outside pool.run: the state's own synchronous task. */
 struct task *ltask_enter(lua_State *L);
+
+/* The task whose code runs now: the synchronous one outside tasks. Never raises. */
+struct task *ltask_current(lua_State *L);
 
 /* Waits. `abort` is called when the task is cancelled or its deadline passes first. */
 int ltask_wait(lua_State *L, struct task *t, ltask_abort_fn abort, lua_KFunction continuation);
+/* The same with a deadline of this wait's own (absolute; NEVER); the task's counts as well. */
+int ltask_wait_until(lua_State *L, struct task *t, usec until, ltask_abort_fn abort, lua_KFunction continuation);
 
-/* In a continuation: POOL_OK, or POOL_DEADLINE when the wait was ended by pool.deadline (abort has been called). */
-enum pool_err ltask_interrupted(struct task *t);
+/* In a continuation: POOL_OK, or POOL_DEADLINE when the wait was ended by a deadline (abort has been called). */
+enum pool_err ltask_interrupted(const struct task *t);
 
 void ltask_wake(struct task *t);          /* its wait is over; harmless when it is not waiting */
 usec ltask_deadline(const struct task *); /* the earliest pool.deadline it is under, NEVER when none */
+uint64_t ltask_id(const struct task *);   /* 1, 2 ...; 0 is the synchronous task */
 
-/* Where an operation's own state of the wait under way is kept (one at a time). */
-void ltask_set_operation(struct task *, void *operation);
-void *ltask_operation(const struct task *);
+/* Memory for the state of the wait under way, zeroed by ltask_enter's caller as it needs; LTASK_SCRATCH bytes, 16-aligned.
+   Stays where it is until the continuation has returned or abort has been called. */
+void *ltask_scratch(struct task *);
+struct task *ltask_of_scratch(void *scratch);
+
+/* What a task holds until it ends: `drop` is called for each when it does (leases). */
+struct holding {
+  struct list link;
+  void (*drop)(struct holding *); /* takes it off the list; not in Lua */
+};
+void ltask_hold(struct task *, struct holding *);
+
+/* Where the task is now, "file:line", into the buffer; "" when unknown. For messages. */
+const char *ltask_where(struct task *, char *buffer, size_t size);
+bool ltask_is_waiting(const struct task *);
 
 /* Starts function + nargs arguments on top of L as a task; pops them, pushes the Task. `finished` (may be NULL) is called
    once when it has ended, however it ended, from the scheduler: not in Lua, must not raise or free the task. `deadline`: as
    pool.deadline, NEVER for none. Raises on memory. The runtime keeps the task alive until it has ended. */
 struct task *ltask_spawn(lua_State *L, int nargs, void (*finished)(struct task *, void *user), void *user, usec deadline);
 void ltask_cancel(struct task *);         /* as task:cancel(); from C, outside the task */
+bool ltask_failed(const struct task *);   /* ended by an error or a cancel */
+
+/* For lruntime. */
+struct task *ltask_make_self(lua_State *L, struct runtime *); /* pushes it */
+void ltask_attach(struct runtime *);
+void ltask_forget_all(struct runtime *);
+void ltask_open(lua_State *L); /* sets run, spawn, all, sleep, deadline … in the table on top of the stack */
 
 #endif

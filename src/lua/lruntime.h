@@ -1,0 +1,50 @@
+/*
+** lruntime: what a lua_State has one of: its loop, its ready tasks, its lines for the log. A userdata "pool.Runtime" under
+** one key of the registry, made on first use and finalised last. Internal to this room.
+*/
+#ifndef POOL_LUA_LRUNTIME_H
+#define POOL_LUA_LRUNTIME_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "io/loop.h"
+#include "ltask.h"
+
+/* A line for pool.log that came up where Lua must not run (a driver's notice, a leak). malloc'd. */
+struct log_line {
+  struct list link;
+  const char *level; /* static text */
+  char message[];
+};
+
+struct runtime {
+  struct loop *loop;
+  lua_State *main;        /* the state's main thread */
+  lua_State *host;        /* whose stack the scheduler uses now: the thread that runs the loop */
+  struct task *current;   /* whose Lua code runs now; NULL outside tasks */
+  struct task *self;      /* the synchronous task: waits made outside pool.run */
+  struct list ready;      /* tasks to resume */
+  struct list all;        /* tasks not yet ended, in the order started */
+  struct list failures;   /* failed tasks that nobody joined yet */
+  struct list log;        /* struct log_line, oldest first */
+  struct list mark;       /* in ready while a batch runs: where it ends */
+  struct drain tasks, lines;
+  int barred;             /* > 0: Lua code runs that must not wait (a log function, an event) */
+  bool running;           /* inside pool.run */
+  uint64_t serial;        /* of the last task */
+};
+
+#define LRUNTIME_NAME "pool.Runtime"
+
+struct runtime *lruntime_get(lua_State *L);
+
+/* Where pool's own Lua files are (the path of pool.lua without ".lua"), NULL before require "pool" told. */
+const char *lruntime_home(lua_State *L);
+
+/* Hands a line to pool.log at the loop's next drain. From anywhere, in Lua or not; a line is dropped when memory is short. */
+void lruntime_log(struct runtime *, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+void lruntime_open(lua_State *L); /* sets now, home, set_log … in the table on top of the stack */
+
+#endif

@@ -1,0 +1,429 @@
+/*
+** ltask: the scheduler of coroutines.
+**
+** States, and who moves a task between them:
+**   READY -> RUNNING        task_resume (a drain of the loop)
+**   RUNNING -> WAITING      ltask_wait_until
+**   WAITING -> READY        ltask_wake (an event's end), task_expire (a deadline), ltask_cancel
+**   RUNNING -> DONE, FAILED task_resume, when the coroutine returned or raised
+**   READY, WAITING -> CANCELLED  task_close, from task_resume: never from inside an event
+** Invariants: a task that is READY is in the ready list once, with woken or cancelled set or not yet started; a task that is
+** WAITING has an abort function, and after abort nothing wakes it for that wait; a task is anchored in the registry (under
+** its address) from spawn until it ended; a coroutine that raised or was cancelled is reset at once, since Lua does not run
+** the <close> variables of a dead coroutine by itself; what a task still holds when it ends is dropped.
+**
+** The synchronous task stands for code outside any task: its waits turn the loop in place.
+*/
+#include "ltask_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lerror.h"
+
+#define IMMEDIATE_MAX 64 /* waits in a row that need not wait, before the loop gets its turn */
+
+static int task_close_coroutine(lua_State *co, lua_State *from) {
+#if LUA_VERSION_RELEASE_NUM >= 50406
+  return lua_closethread(co, from);
+#else
+  (void)from;
+  return lua_resetthread(co);
+#endif
+}
+
+struct loop *ltask_loop(lua_State *L) { return lruntime_get(L)->loop; }
+usec ltask_deadline(const struct task *t) { return t->deadline; }
+uint64_t ltask_id(const struct task *t) { return t->id; }
+enum pool_err ltask_interrupted(const struct task *t) { return (enum pool_err)t->interrupted; }
+void *ltask_scratch(struct task *t) { return t->scratch; }
+struct task *ltask_of_scratch(void *scratch) { return CONTAINER(scratch, struct task, scratch); }
+void ltask_hold(struct task *t, struct holding *h) { list_append(&t->holdings, &h->link); }
+bool ltask_is_waiting(const struct task *t) { return t->status == TASK_WAITING; }
+bool ltask_failed(const struct task *t) { return t->status == TASK_FAILED || t->status == TASK_CANCELLED; }
+bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
+
+void task_push(lua_State *L, struct task *t) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, t);
+  INSIST(lua_touserdata(L, -1) == t);
+}
+
+/* ---- waiting ---- */
+
+struct task *ltask_current(lua_State *L) {
+  struct runtime *r = lruntime_get(L);
+  return r->current ? r->current : r->self;
+}
+
+struct task *ltask_enter(lua_State *L) {
+  struct runtime *r = lruntime_get(L);
+  struct task *t = r->current;
+  if (r->barred > 0) lerror_misuse(L, "a log function or an event's function cannot wait");
+  if (!t) {
+    if (loop_attached(r->loop)) lerror_misuse(L, "nothing runs the host's loop from here: a call that waits belongs in pool.spawn");
+    if (r->self->status == TASK_WAITING) lerror_misuse(L, "a call that waits is already under way outside the tasks");
+    loop_update(r->loop);
+    t = r->self;
+  } else {
+    if (L != t->co)
+      lerror_misuse(L, "a coroutine that pool did not start cannot wait: use pool.spawn (or call this from the task itself)");
+    if (t->closing) lerror_misuse(L, "a __close function cannot wait while its task is being closed");
+    if (!lua_isyieldable(L))
+      lerror_misuse(L, "cannot wait across a C-call boundary (a sort or gsub callback, a metamethod called from C)");
+  }
+  t->woken = false;
+  t->interrupted = POOL_OK;
+  return t;
+}
+
+static void task_unwait(struct task *t) {
+  timer_stop(t->runtime->loop, &t->timer);
+  t->abort = NULL;
+}
+
+static void task_make_ready(struct task *t) {
+  t->status = TASK_READY;
+  if (t->co) list_append(&t->runtime->ready, &t->link);
+}
+
+void ltask_wake(struct task *t) {
+  if (t->woken) return;
+  t->woken = true;
+  if (t->status != TASK_WAITING) return;
+  task_unwait(t);
+  task_make_ready(t);
+}
+
+static void task_withdraw(struct task *t) {
+  ltask_abort_fn abort = t->abort;
+  task_unwait(t);
+  if (abort) abort(t);
+}
+
+static void task_expire(struct timer *timer) {
+  struct task *t = CONTAINER(timer, struct task, timer);
+  t->interrupted = POOL_DEADLINE;
+  task_withdraw(t);
+  t->woken = true;
+  task_make_ready(t);
+}
+
+static bool self_over(void *user) { return ((struct task *)user)->status != TASK_WAITING; }
+
+int ltask_wait_until(lua_State *L, struct task *t, usec until, ltask_abort_fn abort, lua_KFunction continuation) {
+  struct runtime *r = t->runtime;
+  INSIST(t->status != TASK_WAITING && abort);
+  if (t->deadline < until) until = t->deadline;
+  t->abort = abort;
+  if (!t->woken && until <= loop_now(r->loop)) {
+    t->interrupted = POOL_DEADLINE;
+    task_withdraw(t);
+    t->woken = true;
+  }
+  if (t->woken && !t->cancelled && (!t->co || ++t->immediate < IMMEDIATE_MAX)) {
+    t->abort = NULL;
+    return continuation(L, LUA_OK, (lua_KContext)t);
+  }
+  t->immediate = 0;
+  t->status = TASK_WAITING;
+  if (t->woken || t->cancelled) { /* on with the others first, or to its end */
+    if (!t->woken) task_withdraw(t);
+    t->abort = NULL;
+    task_make_ready(t);
+  } else if (until != NEVER) {
+    timer_start(r->loop, &t->timer, until);
+  }
+  if (t->co) return lua_yieldk(L, 0, (lua_KContext)t, continuation);
+  task_run_until(L, r, NEVER, self_over, t);
+  t->status = TASK_RUNNING;
+  return continuation(L, LUA_OK, (lua_KContext)t);
+}
+
+int ltask_wait(lua_State *L, struct task *t, ltask_abort_fn abort, lua_KFunction continuation) {
+  return ltask_wait_until(L, t, NEVER, abort, continuation);
+}
+
+void task_run_until(lua_State *L, struct runtime *r, usec until, bool (*over)(void *), void *user) {
+  luaL_checkstack(L, LUA_MINSTACK, "pool");
+  lua_State *host = r->host;
+  struct task *current = r->current;
+  r->host = L;
+  r->current = NULL;
+  while (!over(user)) loop_turn(r->loop, until);
+  r->current = current;
+  r->host = host;
+}
+
+/* ---- the end of a task ---- */
+
+void task_joined(struct task *t) {
+  t->joined = true;
+  if (!t->report) return;
+  free(t->report);
+  t->report = NULL;
+  if (task_ended(t)) list_remove(&t->link);
+}
+
+void task_report(struct task *t) {
+  lruntime_log(t->runtime, "error", "a task that nobody joined failed: %s", t->report);
+  task_joined(t);
+}
+
+/* Keeps the text of the error value on top of L, in case nobody joins. */
+static void task_keep_report(lua_State *L, struct task *t) {
+  const char *text = luaL_tolstring(L, -1, NULL), *trace = "";
+  if (lua_istable(L, -2)) {
+    lua_pushliteral(L, "traceback");
+    lua_rawget(L, -3);
+    if (lua_type(L, -1) == LUA_TSTRING) trace = lua_tostring(L, -1);
+  } else {
+    lua_pushnil(L);
+  }
+  size_t size = strlen(text) + strlen(trace) + 2;
+  t->report = malloc(size);
+  if (t->report) snprintf(t->report, size, "%s%s%s", text, trace[0] ? "\n" : "", trace);
+  lua_pop(L, 2);
+}
+
+static void task_drop_holdings(struct task *t) {
+  struct list *node;
+  while ((node = t->holdings.next) != &t->holdings) {
+    struct holding *h = CONTAINER(node, struct holding, link);
+    h->drop(h);
+    INSIST(t->holdings.next != node);
+  }
+}
+
+static void task_wake_joiners(struct task *t) {
+  struct list *node;
+  while ((node = list_shift(&t->joiners)) != NULL) {
+    struct task *joiner = CONTAINER(node, struct task, link);
+    task_joined(t);
+    ltask_wake(joiner);
+  }
+}
+
+static void task_end(lua_State *L, struct task *t, enum task_status status) {
+  t->status = status;
+  list_remove(&t->all);
+  task_drop_holdings(t);
+  task_wake_joiners(t);
+  if (t->finished) t->finished(t, t->user);
+  if (t->report && !t->joined) list_append(&t->runtime->failures, &t->link);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, t);
+}
+
+/* Appends to the error value on top of L where it was raised and where its task was spawned: a string grows, a table without a
+   field `traceback` gets one. The Task is at `index`. */
+static void task_trace(lua_State *L, int index, struct task *t) {
+  bool text = lua_type(L, -1) == LUA_TSTRING;
+  if (!text && !lua_istable(L, -1)) return;
+  if (!text) {
+    lua_pushliteral(L, "traceback");
+    bool has = lua_rawget(L, -2) != LUA_TNIL;
+    lua_pop(L, 1);
+    if (has) return;
+  }
+  luaL_traceback(L, t->co, text ? lua_tostring(L, -1) : NULL, 0);
+  if (lua_getiuservalue(L, index, TASK_SPAWNED) == LUA_TSTRING)
+    lua_concat(L, 2);
+  else
+    lua_pop(L, 1);
+  if (text) {
+    lua_replace(L, -2);
+  } else {
+    lua_pushliteral(L, "traceback");
+    lua_insert(L, -2);
+    lua_rawset(L, -3);
+  }
+}
+
+/* The coroutine raised; its error value is on top of it. */
+static void task_fail(lua_State *L, struct task *t) {
+  task_push(L, t);
+  lua_xmove(t->co, L, 1);
+  task_trace(L, lua_absindex(L, -2), t);
+  if (!t->joined && list_empty(&t->joiners)) task_keep_report(L, t);
+  lua_setiuservalue(L, -2, TASK_ERROR);
+  lua_pop(L, 1);
+  t->closing = true;
+  task_close_coroutine(t->co, L);
+  task_end(L, t, TASK_FAILED);
+}
+
+/* Ends a task at its wait: its <close> variables run, then it is over. */
+static void task_close(lua_State *L, struct task *t) {
+  t->closing = true;
+  task_push(L, t);
+  if (task_close_coroutine(t->co, L) != LUA_OK && lua_gettop(t->co) > 0) {
+    const char *why = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(an error that is not text)";
+    lruntime_log(t->runtime, "error", "a __close function of a cancelled task failed: %s", why);
+  }
+  lerror_fail(L, POOL_CANCELLED, "the task was cancelled");
+  lua_setiuservalue(L, -3, TASK_ERROR);
+  lua_pop(L, 2);
+  task_end(L, t, TASK_CANCELLED);
+}
+
+/* Notes in the Task on top of L where its spawner is, as a traceback's lines: two or three frames, cheap enough for every spawn. */
+static void task_note_spawner(lua_State *L) {
+  lua_Debug ar;
+  char text[256];
+  size_t n = 0;
+  for (int level = 0, frames = 0; frames < 3 && lua_getstack(L, level, &ar); level++) {
+    lua_getinfo(L, "Sl", &ar);
+    if (ar.currentline <= 0) continue;
+    int wrote = snprintf(text + n, sizeof text - n, "%s\n\t%s:%d", frames == 0 ? "\nspawned at:" : "", ar.short_src, ar.currentline);
+    if (wrote < 0 || (size_t)wrote >= sizeof text - n) break;
+    n += (size_t)wrote;
+    frames++;
+  }
+  if (n == 0) return;
+  lua_pushlstring(L, text, n);
+  lua_setiuservalue(L, -2, TASK_SPAWNED);
+}
+
+/* ---- running ---- */
+
+static void task_resume(lua_State *L, struct task *t) {
+  struct runtime *r = t->runtime;
+  r->current = t;
+  if (t->cancelled) {
+    task_close(L, t);
+    r->current = NULL;
+    return;
+  }
+  int arguments = t->results;
+  t->results = 0;
+  t->status = TASK_RUNNING;
+  int status = lua_resume(t->co, L, arguments, &t->results);
+  if (status == LUA_YIELD) {
+    lua_pop(t->co, t->results);
+    t->results = 0;
+    if (t->status == TASK_RUNNING) {
+      lua_pushliteral(t->co, "coroutine.yield in a task, outside a coroutine of its own: a task waits with pool's calls (pool.sleep(0) yields)");
+      task_fail(L, t);
+    }
+  } else if (status == LUA_OK) {
+    task_end(L, t, TASK_DONE);
+  } else {
+    task_fail(L, t);
+  }
+  r->current = NULL;
+}
+
+/* Runs those that are ready now, once each, up to the mark. Stack: lightuserdata runtime. */
+static int tasks_run_batch(lua_State *L) {
+  struct runtime *r = lua_touserdata(L, 1);
+  struct list *node;
+  while ((node = list_shift(&r->ready)) != &r->mark) {
+    task_resume(L, CONTAINER(node, struct task, link));
+    lua_settop(L, 1);
+  }
+  return 0;
+}
+
+/* Memory was short outside the task's own code: it is over all the same, without an error value. */
+static void tasks_recover(lua_State *L, struct runtime *r) {
+  lua_pop(L, 1);
+  list_remove(&r->mark);
+  struct task *t = r->current;
+  r->current = NULL;
+  if (t && !task_ended(t) && t->status == TASK_RUNNING) task_end(L, t, TASK_FAILED);
+}
+
+static bool tasks_run(struct drain *d) {
+  struct runtime *r = CONTAINER(d, struct runtime, tasks);
+  lua_State *L = r->host;
+  if (list_empty(&r->ready)) return false;
+  loop_update(r->loop);
+  list_append(&r->ready, &r->mark);
+  lua_pushcfunction(L, tasks_run_batch);
+  lua_pushlightuserdata(L, r);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) tasks_recover(L, r);
+  return true;
+}
+
+static bool tasks_pending(struct drain *d) { return !list_empty(&CONTAINER(d, struct runtime, tasks)->ready); }
+
+void ltask_attach(struct runtime *r) {
+  list_init(&r->mark);
+  r->tasks.run = tasks_run;
+  r->tasks.pending = tasks_pending;
+  drain_add(r->loop, &r->tasks);
+}
+
+/* ---- the beginning of a task ---- */
+
+static struct task *task_make(lua_State *L, struct runtime *r) {
+  struct task *t = lua_newuserdatauv(L, sizeof *t, TASK_VALUES);
+  memset(t, 0, offsetof(struct task, scratch));
+  t->runtime = r;
+  t->deadline = NEVER;
+  t->timer.fire = task_expire;
+  list_init(&t->link);
+  list_init(&t->all);
+  list_init(&t->holdings);
+  list_init(&t->joiners);
+  luaL_setmetatable(L, LTASK_NAME);
+  return t;
+}
+
+struct task *ltask_make_self(lua_State *L, struct runtime *r) {
+  struct task *t = task_make(L, r);
+  t->status = TASK_RUNNING;
+  return t;
+}
+
+struct task *ltask_spawn(lua_State *L, int nargs, void (*finished)(struct task *, void *), void *user, usec deadline) {
+  struct runtime *r = lruntime_get(L);
+  struct task *t = task_make(L, r);
+  lua_State *co = lua_newthread(L);
+  lua_setiuservalue(L, -2, TASK_THREAD);
+  task_note_spawner(L);
+  if (!lua_checkstack(co, nargs + LUA_MINSTACK)) luaL_error(L, "pool.spawn: too many arguments");
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, t);
+  lua_insert(L, -(nargs + 2));
+  lua_xmove(L, co, nargs + 1);
+  t->co = co;
+  t->results = nargs;
+  t->finished = finished;
+  t->user = user;
+  t->deadline = deadline;
+  t->id = ++r->serial;
+  list_append(&r->all, &t->all);
+  list_append(&r->ready, &t->link);
+  t->status = TASK_READY;
+  return t;
+}
+
+void ltask_cancel(struct task *t) {
+  if (task_ended(t) || t->cancelled || !t->co) return;
+  t->cancelled = true;
+  if (t->status != TASK_WAITING) return; /* running: at its next wait; ready: closed instead of resumed */
+  task_withdraw(t);
+  task_make_ready(t);
+}
+
+/* The state is being closed: nothing will run again; events must not touch the tasks. */
+void ltask_forget_all(struct runtime *r) {
+  struct list *node;
+  while ((node = list_shift(&r->all)) != NULL) {
+    struct task *t = CONTAINER(node, struct task, all);
+    timer_stop(r->loop, &t->timer);
+  }
+  if (r->self) timer_stop(r->loop, &r->self->timer);
+  list_init(&r->ready);
+  list_init(&r->failures);
+}
+
+const char *ltask_where(struct task *t, char *buffer, size_t size) {
+  lua_Debug ar;
+  buffer[0] = '\0';
+  lua_State *L = t->co ? t->co : t->runtime->host;
+  if (lerror_caller(L, &ar)) snprintf(buffer, size, "%s:%d", ar.short_src, ar.currentline);
+  return buffer;
+}

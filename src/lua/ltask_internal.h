@@ -1,0 +1,51 @@
+/*
+** ltask_internal: struct task, shared by ltask.c (scheduling) and ltask_api.c (what Lua calls). Nobody else's.
+*/
+#ifndef POOL_LUA_LTASK_INTERNAL_H
+#define POOL_LUA_LTASK_INTERNAL_H
+
+#include "lruntime.h"
+#include "ltask.h"
+
+enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELLED };
+
+struct task {
+  struct runtime *runtime;
+  lua_State *co;          /* its coroutine, kept by user value 1; NULL: the synchronous task */
+  enum task_status status;
+  uint8_t interrupted;    /* enum pool_err: why the last wait ended early */
+  uint8_t immediate;      /* waits in a row that were over before they began */
+  bool woken;             /* what it waits for has come */
+  bool cancelled;         /* to be closed at its next wait */
+  bool closing;           /* its __close functions run now: no waiting */
+  bool joined;            /* somebody took its result, or will */
+  int results;            /* arguments of the first resume; results at the end, on top of co */
+  uint64_t id;
+  struct list link;       /* ready, or a joiner in line */
+  struct list all;
+  struct list holdings;
+  struct list joiners;    /* tasks waiting for its end */
+  char *report;           /* of a failure nobody joined yet: what to log; malloc'd */
+  usec deadline;          /* pool.deadline's, the earliest */
+  struct timer timer;     /* of the wait under way */
+  ltask_abort_fn abort;
+  void (*finished)(struct task *, void *user);
+  void *user;
+  _Alignas(16) unsigned char scratch[LTASK_SCRATCH];
+};
+
+/* User values of a Task: its coroutine; where it was spawned (text) while it runs, its error value once it failed. */
+enum { TASK_THREAD = 1, TASK_SPAWNED = 2, TASK_ERROR = 2, TASK_VALUES = 2 };
+
+void task_push(lua_State *L, struct task *t); /* the Task of a task that has not ended */
+bool task_ended(const struct task *t);
+void task_joined(struct task *t);  /* its failure, if it is one, is somebody's now */
+void task_report(struct task *t);  /* logs the failure nobody joined, once */
+/* Turns the loop, on L, until over(user); each turn waits until `until` at most. */
+void task_run_until(lua_State *L, struct runtime *r, usec until, bool (*over)(void *), void *user);
+
+/* A duration argument in seconds, checked: raises naming `what`. NEVER for huge ones. */
+usec lruntime_check_seconds(lua_State *L, int index, const char *what);
+usec lruntime_after(usec now, usec duration); /* never overflows */
+
+#endif
