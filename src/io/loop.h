@@ -45,7 +45,9 @@ struct drain {
 };
 
 struct loop *loop_ev_create(void);                  /* its own ev_loop; EVFLAG_NOENV | EVFLAG_FORKCHECK */
-struct loop *loop_ev_attach(struct ev_loop *host);  /* borrows; the host runs it: drains run in a prepare watcher */
+struct loop *loop_ev_attach(struct ev_loop *host);  /* borrows; the host runs it: drains run in prepare and check watchers.
+                                                       Running watches and timers keep the host's ev_run going; wakes and
+                                                       signals alone do not. Both ignore SIGPIPE if it has its default action */
 struct loop *loop_virtual_create(usec start);
 void loop_destroy(struct loop *);                   /* takes; every watch, timer, drain must be stopped */
 
@@ -56,18 +58,21 @@ bool loop_attached(const struct loop *); /* somebody else runs it */
 void watch_set(struct loop *, struct watch *, int fd, int events); /* events 0 stops. The same fd and events: does nothing. */
 void watch_renew(struct loop *, struct watch *, int fd, int events); /* as set, for a descriptor that may be another file under
                                                                        the same number: registers afresh. Stop it before closing the file */
-void timer_start(struct loop *, struct timer *, usec at); /* absolute; restarts a running one */
+void timer_start(struct loop *, struct timer *, usec at); /* absolute; restarts a running one; NEVER stops it */
 void timer_stop(struct loop *, struct timer *);
 void wake_start(struct loop *, struct wake *);
 void wake_stop(struct loop *, struct wake *);
 void wake_send(struct loop *, struct wake *);       /* from any thread */
-void signal_start(struct loop *, struct signal *, int number);
+void signal_start(struct loop *, struct signal *, int number); /* one loop of a process only may watch a signal; never caught on
+                                                                  a virtual one */
 void signal_stop(struct loop *, struct signal *);
 void drain_add(struct loop *, struct drain *);      /* run in the order added */
 void drain_remove(struct loop *, struct drain *);
 
-/* One turn: drains until none did anything (at most a fixed number of rounds), timers, then waits for events at most until
-   `until` (absolute; NEVER) and dispatches them. Never on an attached loop. */
+/* One turn: timers that are due and drains until none did anything (at most a fixed number of rounds); then waits for events
+   at most until `until` (absolute; NEVER) and dispatches them; then timers and drains again. It only polls where the first
+   drains or timers did anything or more is pending: `while (!done) loop_turn(l, NEVER)` never sleeps over what set `done`.
+   Never on an attached loop. */
 void loop_turn(struct loop *, usec until);
 
 /* Virtual loops only: what a script drives them with. */
