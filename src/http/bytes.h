@@ -1,0 +1,21 @@
+/*
+** bytes: a growable run of bytes, the currency between a socket and this room. Zero-filled is empty.
+** Out of memory ends the process (INSIST): every run here is bounded by a limit with a name.
+*/
+#ifndef POOL_HTTP_BYTES_H
+#define POOL_HTTP_BYTES_H
+
+#include "core/base.h"
+
+struct http_bytes {
+  char *data; /* NULL while nothing was ever put in */
+  size_t len, capacity;
+};
+
+void http_bytes_reserve(struct http_bytes *, size_t more);            /* room for `more` beyond len */
+void http_bytes_append(struct http_bytes *, const char *, size_t);    /* copies */
+void http_bytes_text(struct http_bytes *, const char *text);          /* copies a NUL-terminated text */
+void http_bytes_drop(struct http_bytes *, size_t count);              /* takes `count` bytes off the front */
+void http_bytes_free(struct http_bytes *);                            /* back to zero-filled */
+
+#endif
