@@ -118,6 +118,7 @@ static int on_headers_complete(llhttp_t *machine) {
   check_tidy(r, p->head.data);
   const struct http_refusal *refusal = check_headers(r, p->limits.body, &p->expects_continue);
   if (refusal != NULL) return machine_refuse(p, refusal->status, refusal->reason);
+  if (http_request_header(r, "transfer-encoding").at != NULL) machine->flags |= F_CHUNKED; /* llhttp misses `Chunked` */
   machine->upgrade = 0; /* an upgrade is ignored, as RFC 9110 7.8 allows: what follows is still HTTP/1 */
   r->keep_alive = llhttp_should_keep_alive(machine) != 0;
   return 0;
