@@ -28,18 +28,15 @@ struct check {
   int checks;       /* made by it */
   int failures;     /* of them */
   int passed, failed;
-  bool quiet;       /* prints no failures: check.h's own test */
+  bool quiet; /* prints no failures: check.h's own test */
 };
 extern struct check check_state;
 __attribute__((weak)) struct check check_state;
 
-static inline void check_end(void)
-{
+static inline void check_end(void) {
   struct check *c = &check_state;
-  if (c->name == NULL)
-    return;
-  if (c->checks == 0 && !c->quiet)
-    printf("FAILED: %s: it checked nothing\n", c->name);
+  if (c->name == NULL) return;
+  if (c->checks == 0 && !c->quiet) printf("FAILED: %s: it checked nothing\n", c->name);
   if (c->checks == 0 || c->failures > 0)
     c->failed++;
   else
@@ -48,8 +45,7 @@ static inline void check_end(void)
   fflush(stdout);
 }
 
-static inline bool check_begin(const char *name)
-{
+static inline bool check_begin(const char *name) {
   check_end();
   check_state.name = name;
   check_state.checks = check_state.failures = 0;
@@ -57,43 +53,34 @@ static inline bool check_begin(const char *name)
 }
 
 /* Counts one check; true when it held. Outside any TEST a failed check still fails the program. */
-static inline bool check_that(bool held, const char *what, const char *file, int line)
-{
+static inline bool check_that(bool held, const char *what, const char *file, int line) {
   struct check *c = &check_state;
-  if (c->name == NULL && !held)
-    c->failed++;
+  if (c->name == NULL && !held) c->failed++;
   c->checks++;
   if (!held) {
     c->failures++;
-    if (!c->quiet)
-      printf("FAILED: %s\n  %s:%d: %s\n", c->name ? c->name : "(outside a test)", file, line, what);
+    if (!c->quiet) printf("FAILED: %s\n  %s:%d: %s\n", c->name ? c->name : "(outside a test)", file, line, what);
   }
   return held;
 }
 
-static inline bool check_int(long long got, long long want, const char *what, const char *file, int line)
-{
+static inline bool check_int(long long got, long long want, const char *what, const char *file, int line) {
   char text[512];
-  if (got == want)
-    return check_that(true, what, file, line);
+  if (got == want) return check_that(true, what, file, line);
   snprintf(text, sizeof text, "%s is %lld, not %lld", what, got, want);
   return check_that(false, text, file, line);
 }
 
-static inline bool check_text(const char *got, const char *want, const char *what, const char *file, int line)
-{
+static inline bool check_text(const char *got, const char *want, const char *what, const char *file, int line) {
   char text[2048];
-  if (got != NULL && want != NULL && strcmp(got, want) == 0)
-    return check_that(true, what, file, line);
-  if (got == NULL && want == NULL)
-    return check_that(true, what, file, line);
+  if (got != NULL && want != NULL && strcmp(got, want) == 0) return check_that(true, what, file, line);
+  if (got == NULL && want == NULL) return check_that(true, what, file, line);
   snprintf(text, sizeof text, "%s is \"%s\", not \"%s\"", what, got ? got : "(NULL)", want ? want : "(NULL)");
   return check_that(false, text, file, line);
 }
 
 /* The last call of main: `return check_done();`. A program without a single test has failed. */
-static inline int check_done(void)
-{
+static inline int check_done(void) {
   check_end();
   printf("%d passed, %d failed\n", check_state.passed, check_state.failed);
   return check_state.failed > 0 || check_state.passed == 0;

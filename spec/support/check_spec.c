@@ -4,8 +4,7 @@
 #include "support/check.h"
 
 /* Runs `body` with an empty count and nothing on the screen; what it counted. */
-static struct check check_apart(void (*body)(void))
-{
+static struct check check_apart(void (*body)(void)) {
   struct check before = check_state, after;
   memset(&check_state, 0, sizeof check_state);
   check_state.quiet = true;
@@ -16,8 +15,7 @@ static struct check check_apart(void (*body)(void))
   return after;
 }
 
-static void a_test_that_fails(void)
-{
+static void a_test_that_fails(void) {
   TEST("(meant to fail)") {
     CHECK(true);
     CHECK(1 == 2);
@@ -27,29 +25,19 @@ static void a_test_that_fails(void)
   CHECK_TEXT("a", "a");
 }
 
-static void a_test_without_checks(void)
-{
-  TEST("(meant to fail: no check)") {
-  }
+static void a_test_without_checks(void) {
+  TEST("(meant to fail: no check)") {}
 }
 
-static void checks_of_values(void)
-{
-  TEST("(meant to fail: numbers)") {
-    CHECK_INT(1, 2);
-  }
-  TEST("(meant to fail: texts)") {
-    CHECK_TEXT("a", "b");
-  }
-  TEST("(meant to fail: no text)") {
-    CHECK_TEXT(NULL, "b");
-  }
+static void checks_of_values(void) {
+  TEST("(meant to fail: numbers)") { CHECK_INT(1, 2); }
+  TEST("(meant to fail: texts)") { CHECK_TEXT("a", "b"); }
+  TEST("(meant to fail: no text)") { CHECK_TEXT(NULL, "b"); }
 }
 
 static void a_check_outside(void) { CHECK(1 == 2); }
 
-int main(void)
-{
+int main(void) {
   struct check c;
   c = check_apart(a_test_that_fails);
   TEST("one failed check fails its test and no other") {
@@ -62,12 +50,8 @@ int main(void)
     CHECK_INT(c.failed, 1);
   }
   c = check_apart(checks_of_values);
-  TEST("numbers and texts that differ fail") {
-    CHECK_INT(c.failed, 3);
-  }
+  TEST("numbers and texts that differ fail") { CHECK_INT(c.failed, 3); }
   c = check_apart(a_check_outside);
-  TEST("a failed check outside any test is counted too") {
-    CHECK_INT(c.failed, 1);
-  }
+  TEST("a failed check outside any test is counted too") { CHECK_INT(c.failed, 1); }
   return check_done();
 }
