@@ -15,7 +15,6 @@
 ** Invariants: 1. llhttp never sees a CR or LF that is not part of a CR LF, outside of body bytes. 2. head does not grow between the
 ** blank line and http_next, so what borrows from it holds. 3. body.len never exceeds the limit. 4. trailers never become headers.
 */
-#include <ctype.h>
 #include <llhttp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +117,6 @@ static int on_headers_complete(llhttp_t *machine) {
   check_tidy(r, p->head.data);
   const struct http_refusal *refusal = check_headers(r, p->limits.body, &p->expects_continue);
   if (refusal != NULL) return machine_refuse(p, refusal->status, refusal->reason);
-  if (http_request_header(r, "transfer-encoding").at != NULL) machine->flags |= F_CHUNKED; /* llhttp misses `Chunked` */
   machine->upgrade = 0; /* an upgrade is ignored, as RFC 9110 7.8 allows: what follows is still HTTP/1 */
   r->keep_alive = llhttp_should_keep_alive(machine) != 0;
   return 0;
@@ -212,7 +210,8 @@ static enum http_event line_finish(struct http_parser *p) {
   if (digits == 0) return parser_refuse(p, 400, "malformed chunk");
   p->extensions += p->line.len - 2 - digits;
   if (p->extensions > HTTP_EXTENSIONS_MAX) return parser_refuse(p, 400, "too many chunk extensions");
-  if (!machine_take(p, p->line.data, p->line.len)) return HTTP_FEED_REFUSED;
+  /* llhttp gets the size alone: extensions are dropped here, and 8.1 fails on some well-formed ones */
+  if (!machine_take(p, p->line.data, digits) || !machine_take(p, "\r\n", 2)) return HTTP_FEED_REFUSED;
   p->phase = p->remaining == 0 ? PHASE_TRAILER : PHASE_DATA;
   p->scan = (struct scan){0};
   p->line.len = 0;
