@@ -80,6 +80,16 @@ enum pool_err setting_parse(const struct setting *, void *values, const char *te
 enum pool_err setting_number(const struct setting *, void *values, double number, struct pool_error *error);
 enum pool_err setting_flag(const struct setting *, void *values, bool flag, struct pool_error *error);
 
+/* Refuses a value that is not even of the right kind: "NAME: GIVEN is not a whole number". `given` is how the value reads in
+   the message ("a table"). Fills *error and returns POOL_SETTINGS. */
+enum pool_err setting_refuse(const struct setting *, const char *given, struct pool_error *error);
+
+/* true when `choice` (a name among choices) is known but not there yet. */
+bool setting_not_yet(const struct setting *, const char *choice);
+
+/* The value in outside units: of a SETTING_DURATION (seconds), SETTING_COUNT or SETTING_RATIO. */
+double setting_value(const struct setting *, const void *values);
+
 /* The value in outside units as text ("0.25", "true", "fifo"); URLs are redacted by the caller. Returns buffer. */
 const char *setting_format(const struct setting *, const void *values, char *buffer, size_t size);
 
