@@ -1,0 +1,193 @@
+/*
+** engine: the pool's side: creation, the core's actions, live changes, the end.
+**
+** Every input (a call, an event, a timer) is fed to the core and followed by engine_settle, which carries out actions until
+** there are none and arms one timer for the core's next deadline. Carrying out an action may feed the core again (an open that
+** fails at once): that only adds actions, never recurses. Invariants: a slot that is not EMPTY has a driver connection, but
+** while its OPEN has just failed; a conn's job and its slot's state agree (OPENING, SETUP: SLOT_OPENING; LEASED, RUNNING,
+** STOPPING: SLOT_LEASED; the others by name) between two settles.
+*/
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_internal.h"
+
+static void engine_act(struct engine *e, const struct action *a) {
+  switch (a->kind) {
+    case ACTION_OPEN: conn_open(slot_conn(a->slot)); return;
+    case ACTION_CHECK: conn_check(slot_conn(a->slot)); return;
+    case ACTION_RESET: conn_reset(slot_conn(a->slot)); return;
+    case ACTION_CLOSE: conn_close(slot_conn(a->slot)); return;
+    case ACTION_GRANT: call_granted(e, a->waiter, a->slot); return;
+    case ACTION_FAIL: call_refused(e, a->waiter); return;
+    case ACTION_NONE: break;
+  }
+  WRONG("an action");
+}
+
+static void engine_arm(struct engine *e) {
+  usec at = pool_deadline(e->core);
+  if (at == NEVER)
+    timer_stop(e->loop, &e->tick);
+  else if (!e->tick.running || e->tick.node.at != at)
+    timer_start(e->loop, &e->tick, at);
+}
+
+void engine_settle(struct engine *e) {
+  struct action a;
+  while (pool_next(e->core, &a)) engine_act(e, &a);
+  engine_arm(e);
+  if (e->empty && pool_empty(e->core)) {
+    void (*empty)(void *) = e->empty;
+    e->empty = NULL;
+    empty(e->empty_user);
+  }
+}
+
+static void engine_ticked(struct timer *t) {
+  struct engine *e = CONTAINER(t, struct engine, tick);
+  pool_tick(e->core, engine_now(e));
+  engine_settle(e);
+}
+
+static void engine_log(void *user, const char *level, const char *message) {
+  struct engine *e = user;
+  if (e->events.log) e->events.log(e->user, level, message);
+}
+
+/* ---- creation ---- */
+
+static bool engine_make_conns(struct engine *e) {
+  e->conn_count = pool_settings(e->core)->size_limit;
+  e->conns = calloc((size_t)e->conn_count, sizeof *e->conns);
+  if (!e->conns) return false;
+  for (int i = 0; i < e->conn_count; i++) conn_init(&e->conns[i], e, pool_slot(e->core, i));
+  return true;
+}
+
+struct engine *engine_create(struct loop *loop, const struct engine_options *o, struct pool_error *error) {
+  struct engine *e = calloc(1, sizeof *e);
+  if (!e) goto fail;
+  e->loop = loop;
+  e->events = o->events;
+  e->user = o->user;
+  e->db_settings = o->db;
+  list_init(&e->leases);
+  e->tick.fire = engine_ticked;
+  e->driver = o->driver ? o->driver : driver_for(o->db.database_url, error);
+  if (!e->driver) goto fail_told;
+  e->db = e->driver->create(&o->db, engine_log, e, error);
+  if (!e->db) goto fail_told;
+  e->core = pool_create(&o->pool, o->seed);
+  if (!e->core || !engine_make_conns(e)) goto fail;
+  int most = e->driver->size_limit(e->db);
+  if (most < o->pool.size + o->pool.max_overflow) pool_allow(e->core, most, engine_now(e));
+  engine_settle(e);
+  return e;
+fail:
+  error_set(error, POOL_SETTINGS, "not enough memory for %d connections (size_limit)", o->pool.size_limit);
+fail_told:
+  if (e && e->core) pool_destroy(e->core);
+  if (e && e->db) e->driver->destroy(e->db);
+  free(e);
+  return NULL;
+}
+
+void engine_destroy(struct engine *e) {
+  e->destroying = true;
+  e->empty = NULL;
+  while (!list_empty(&e->leases)) {
+    struct conn *c = CONTAINER(e->leases.next, struct conn, leased);
+    list_remove(&c->leased);
+  }
+  pool_drain(e->core, engine_now(e));
+  struct action a;
+  while (pool_next(e->core, &a))
+    if (a.kind == ACTION_FAIL || a.kind == ACTION_GRANT) waiter_call(a.waiter)->state = CALL_OUT;
+  for (int i = 0; i < e->conn_count; i++) conn_discard(&e->conns[i]);
+  timer_stop(e->loop, &e->tick);
+  pool_destroy(e->core);
+  e->driver->destroy(e->db);
+  free(e->conns);
+  free(e);
+}
+
+/* ---- live changes ---- */
+
+static enum pool_err engine_check_fixed(const struct db_settings *now, const struct db_settings *wanted, struct pool_error *error) {
+  const char *name = strcmp(now->database_url, wanted->database_url) != 0 ? "database_url"
+                     : now->pooler != wanted->pooler                      ? "pooler"
+                     : now->statement_cache != wanted->statement_cache    ? "statement_cache"
+                                                                          : NULL;
+  return name ? error_set(error, POOL_SETTINGS, "%s cannot change while the pool is open: make a new pool", name) : POOL_OK;
+}
+
+enum pool_err engine_configure(struct engine *e, const struct settings *pool, const struct db_settings *db, struct pool_error *error) {
+  if (engine_check_fixed(&e->db_settings, db, error) != POOL_OK || settings_check(pool, error) != POOL_OK) return POOL_SETTINGS;
+  if (pool->size_limit != pool_settings(e->core)->size_limit)
+    return error_set(error, POOL_SETTINGS, "size_limit cannot change while the pool is open: it is %d", pool_settings(e->core)->size_limit);
+  enum pool_err err = pool_configure(e->core, pool, engine_now(e));
+  INSIST(err == POOL_OK);
+  e->db_settings = *db;
+  e->driver->configure(e->db, db);
+  engine_settle(e);
+  return POOL_OK;
+}
+
+void engine_invalidate(struct engine *e) {
+  pool_invalidate(e->core, engine_now(e));
+  engine_settle(e);
+}
+
+void engine_pause(struct engine *e) {
+  pool_pause(e->core, engine_now(e));
+  engine_settle(e);
+}
+
+void engine_resume(struct engine *e) {
+  pool_resume(e->core, engine_now(e));
+  engine_settle(e);
+}
+
+void engine_allow(struct engine *e, int cap) {
+  int most = e->driver->size_limit(e->db);
+  pool_allow(e->core, cap < most ? cap : most, engine_now(e));
+  engine_settle(e);
+}
+
+void engine_drain(struct engine *e) {
+  pool_drain(e->core, engine_now(e));
+  engine_settle(e);
+}
+
+void engine_cut(struct engine *e) {
+  while (!list_empty(&e->leases)) {
+    struct conn *c = CONTAINER(e->leases.next, struct conn, leased);
+    engine_retire(c);
+    if (e->events.lost) e->events.lost(e->user, c);
+    engine_release(c);
+  }
+  for (int i = 0; i < e->conn_count; i++) {
+    struct conn *c = &e->conns[i];
+    if (c->lease == 0) continue; /* what is left are connections being set up */
+    error_set(&e->error, POOL_CLOSED, "the pool was closed while the connection was set up");
+    if (e->events.lost) e->events.lost(e->user, c);
+    engine_setup_done(c, &e->error);
+  }
+}
+
+void engine_when_empty(struct engine *e, void (*done)(void *), void *user) {
+  e->empty = done;
+  e->empty_user = user;
+  if (done) engine_settle(e);
+}
+
+void engine_setup_wanted(struct engine *e, bool wanted) { e->setup_wanted = wanted; }
+
+struct pool *engine_pool(const struct engine *e) { return e->core; }
+const struct driver *engine_driver(const struct engine *e) { return e->driver; }
+const struct db_settings *engine_db_settings(const struct engine *e) { return &e->db_settings; }
+struct loop *engine_loop(const struct engine *e) { return e->loop; }
+void *engine_user(const struct engine *e) { return e->user; }
+struct list *engine_leases(struct engine *e) { return &e->leases; }
+usec engine_last_alive(const struct engine *e) { return e->alive; }

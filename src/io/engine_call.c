@@ -1,0 +1,233 @@
+/*
+** engine_call: what callers wait for: a connection, a statement, a batch.
+**
+** A call is OUT before it begins and after it ended; IN_LINE while the core has its waiter; RUNNING while its statement is
+** under way; HELD while the connection it is to run on still ends a cancelled statement. call_finish and call_fail end it, once.
+** A query whose connection turns out dead before anything was sent goes back in line with its old deadline: that costs it a
+** place, never an error.
+*/
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_internal.h"
+
+static void call_end(struct call *call) {
+  call->state = CALL_OUT;
+  call->done(call);
+}
+
+void call_finish(struct call *call, struct db_result *result) {
+  call->result = result;
+  call->error = NULL;
+  call_end(call);
+}
+
+void call_fail(struct call *call, const struct pool_error *error) {
+  call->result = NULL;
+  call->error = malloc(sizeof *call->error);
+  if (!call->error) abort(); /* an error that cannot be told: nothing may go on as if it had not happened */
+  *call->error = *error;
+  call_end(call);
+}
+
+/* ---- the line ---- */
+
+static void call_enter_line(struct engine *e, struct call *call, usec deadline) {
+  waiter_init(&call->waiter, deadline, call);
+  call->conn = NULL;
+  call->result = NULL;
+  call->error = NULL;
+  call->state = CALL_IN_LINE;
+  pool_acquire(e->core, &call->waiter, engine_now(e));
+}
+
+void engine_lease(struct engine *e, struct call *call, usec deadline) {
+  call->kind = CALL_LEASE;
+  call_enter_line(e, call, deadline);
+  engine_settle(e);
+}
+
+void engine_query(struct engine *e, struct call *call, usec deadline) {
+  call->kind = CALL_QUERY;
+  call_enter_line(e, call, deadline);
+  engine_settle(e);
+}
+
+/* Why the core refused it; the room above adds what it knows of the pool. */
+void call_refused(struct engine *e, struct waiter *w) {
+  struct call *call = waiter_call(w);
+  struct pool_error *error = &e->error;
+  const struct pool_error *failure = pool_failure(e->core);
+  if (w->failed == POOL_CONNECT && failure->kind != POOL_OK)
+    *error = *failure;
+  else
+    error_set(error, w->failed, "%s",
+              w->failed == POOL_OVERLOADED ? "too many wait for a connection (max_waiting)"
+              : w->failed == POOL_CLOSED   ? "the pool is closed"
+                                           : "timed out waiting for a connection");
+  error->kind = w->failed;
+  error->retryable = true;
+  call_fail(call, error);
+}
+
+/* The lease of a query's connection ends with the query. */
+static void call_give_back(struct conn *c, enum outcome outcome) {
+  conn_unlease(c);
+  if (outcome == OUTCOME_CLEAN) c->job = CONN_IDLE;
+  pool_release(c->engine->core, c->slot, engine_now(c->engine), outcome);
+}
+
+static enum outcome conn_outcome(const struct conn *c) {
+  if (c->dead || c->retire) return OUTCOME_RETIRE; /* the core was told of a disconnect when it was seen */
+  if (c->job != CONN_LEASED || c->streaming || c->engine->driver->needs_reset(c->db)) return OUTCOME_DIRTY;
+  return OUTCOME_CLEAN;
+}
+
+/* Sends the call's statement. false: it has ended, or it went back in line. */
+static void call_send(struct conn *c, struct call *call) {
+  struct engine *e = c->engine;
+  e->error.kind = POOL_OK;
+  call->conn = c;
+  call->state = CALL_RUNNING;
+  if (e->driver->send(c->db, &call->statement, &e->error)) {
+    conn_run(c, call);
+    return;
+  }
+  bool dead = e->driver->status(c->db) == DB_DEAD;
+  if (dead) conn_declare_dead(c, &e->error);
+  if (call->kind != CALL_QUERY) {
+    call_fail(call, &e->error);
+    return;
+  }
+  call_give_back(c, conn_outcome(c));
+  if (dead)
+    call_enter_line(e, call, call->waiter.deadline);
+  else
+    call_fail(call, &e->error);
+}
+
+void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
+  (void)e;
+  struct conn *c = slot_conn(s);
+  struct call *call = waiter_call(w);
+  conn_lease(c);
+  c->borrower = call->borrower;
+  if (call->kind == CALL_QUERY) {
+    call_send(c, call);
+    return;
+  }
+  call->conn = c;
+  call_finish(call, NULL);
+}
+
+/* ---- on a lease ---- */
+
+static void call_fail_dead(struct call *call) {
+  const struct conn *c = call->conn;
+  struct pool_error *error = &c->engine->error;
+  if (c->why)
+    *error = *c->why;
+  else
+    error_set(error, POOL_LOST, "the connection was lost");
+  error->kind = POOL_LOST;
+  error->retryable = true; /* nothing of this statement was sent */
+  call_fail(call, error);
+}
+
+static void call_start(struct conn *c, struct call *call) {
+  if (c->dead)
+    call_fail_dead(call);
+  else if (call->kind == CALL_FETCH) {
+    call->state = CALL_RUNNING;
+    conn_run(c, call);
+  } else
+    call_send(c, call);
+}
+
+static void call_begin(struct conn *c, struct call *call, enum call_kind kind) {
+  INSIST(!engine_busy(c) && c->lease != 0);
+  call->kind = kind;
+  call->conn = c;
+  call->result = NULL;
+  call->error = NULL;
+  if (c->job == CONN_STOPPING) {
+    call->state = CALL_HELD;
+    c->held = call;
+  } else {
+    call_start(c, call);
+  }
+  engine_settle(c->engine);
+}
+
+void engine_run(struct conn *c, struct call *call) {
+  INSIST(!c->streaming || c->job == CONN_STOPPING);
+  call_begin(c, call, CALL_RUN);
+}
+
+void engine_fetch(struct conn *c, struct call *call) {
+  INSIST(c->streaming || c->dead);
+  call_begin(c, call, CALL_FETCH);
+}
+
+void call_resume_held(struct conn *c) {
+  struct call *call = c->held;
+  c->held = NULL;
+  if (call) call_start(c, call);
+}
+
+void call_statement_over(struct conn *c, struct db_result *result, const struct pool_error *error) {
+  struct call *call = c->call;
+  c->call = NULL;
+  if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));
+  if (error)
+    call_fail(call, error);
+  else
+    call_finish(call, result);
+}
+
+/* ---- leaving ---- */
+
+void engine_leave(struct engine *e, struct call *call) {
+  struct conn *c = call->conn;
+  switch (call->state) {
+    case CALL_OUT: return;
+    case CALL_IN_LINE: pool_cancel(e->core, &call->waiter, engine_now(e)); break;
+    case CALL_HELD: c->held = NULL; break;
+    case CALL_RUNNING:
+      c->call = NULL;
+      if (call->kind == CALL_QUERY)
+        call_give_back(c, OUTCOME_DIRTY);
+      else
+        conn_stop(c);
+      break;
+  }
+  call->state = CALL_OUT;
+  engine_settle(e);
+}
+
+bool engine_busy(const struct conn *c) { return c->call || c->held; }
+
+void engine_retire(struct conn *c) { c->retire = true; }
+
+/* Ends what somebody else still waits for on a connection that its borrower gives back. */
+static void conn_drop_calls(struct conn *c) {
+  struct call *running = c->call, *held = c->held;
+  struct pool_error *error = &c->engine->error;
+  c->call = c->held = NULL;
+  error_set(error, POOL_CANCELLED, "the connection was released while the statement ran");
+  if (running) call_fail(running, error);
+  if (held) call_fail(held, error);
+}
+
+void engine_stop_stream(struct conn *c) {
+  if (!c->streaming || c->dead || c->job != CONN_LEASED) return;
+  conn_stop(c);
+  engine_settle(c->engine);
+}
+
+void engine_release(struct conn *c) {
+  INSIST(c->lease != 0 && c->slot->state == SLOT_LEASED);
+  if (engine_busy(c)) conn_drop_calls(c);
+  call_give_back(c, conn_outcome(c));
+  engine_settle(c->engine);
+}

@@ -1,0 +1,429 @@
+/*
+** engine_conn: what a connection is doing, and how it gets from one job to the next.
+**
+**   EMPTY -> OPENING (conn_open) -> SETUP (somebody wants to prepare it) -> IDLE
+**   IDLE -> CHECKING (conn_check) -> IDLE;   IDLE -> LEASED (conn_lease) -> IDLE, RESETTING (conn_reset) -> IDLE
+**   LEASED, SETUP -> RUNNING (conn_run) -> back, or -> STOPPING (its caller left) -> back
+**   any but EMPTY -> CLOSING (conn_close) -> EMPTY
+** A connection that dies while leased stays LEASED and `dead` until it is given back; statements on it fail at once. One timer
+** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset or a goodbye. The read watch stays on
+** through idle and busy alike, so that a query costs no change of it; it is off between the batches of a stream, which is
+** how a slow reader slows the server. Where the driver may put another file under the same descriptor (opening, closing,
+** cancelling, resetting) the watch is stopped before the step and set afresh after.
+*/
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_internal.h"
+
+static void conn_ready(struct watch *w, int events);
+static void conn_timed_out(struct timer *t);
+
+void conn_init(struct conn *c, struct engine *e, struct slot *s) {
+  c->engine = e;
+  c->slot = s;
+  s->user = c;
+  c->watch.ready = conn_ready;
+  c->timer.fire = conn_timed_out;
+  list_init(&c->leased);
+}
+
+bool conn_quiet(const struct conn *c) { return (c->job == CONN_LEASED || c->job == CONN_SETUP) && !c->call; }
+
+static void conn_start_timer(struct conn *c, usec patience) {
+  if (patience > 0)
+    timer_start(c->engine->loop, &c->timer, engine_now(c->engine) + patience);
+  else
+    timer_stop(c->engine->loop, &c->timer);
+}
+
+static void conn_stop_timer(struct conn *c) {
+  if (c->timer.running) timer_stop(c->engine->loop, &c->timer);
+}
+
+static void conn_watch(struct conn *c, int events) { watch_set(c->engine->loop, &c->watch, c->engine->driver->fd(c->db), events); }
+
+void conn_discard(struct conn *c) {
+  conn_stop_timer(c);
+  watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
+  if (c->db) c->engine->driver->abandon(c->db);
+  c->db = NULL;
+  c->job = CONN_EMPTY;
+  c->streaming = c->dead = c->retire = c->timed_out = c->moving = false;
+  free(c->why);
+  c->why = NULL;
+}
+
+/* ---- opening ---- */
+
+static void conn_open_failed(struct conn *c, const struct pool_error *error) {
+  struct engine *e = c->engine;
+  conn_discard(c);
+  pool_opened(e->core, c->slot, engine_now(e), error);
+}
+
+void conn_open(struct conn *c) {
+  struct engine *e = c->engine;
+  e->error.kind = POOL_OK;
+  c->db = e->driver->open(e->db, &e->error);
+  if (!c->db) {
+    conn_open_failed(c, &e->error);
+    return;
+  }
+  c->job = CONN_OPENING;
+  c->moving = true;
+  c->id = ++e->serial;
+  conn_start_timer(c, e->db_settings.connect_timeout);
+  conn_step(c);
+}
+
+static void conn_opened(struct conn *c) {
+  struct engine *e = c->engine;
+  conn_stop_timer(c);
+  c->job = CONN_IDLE;
+  c->moving = false;
+  conn_watch(c, LOOP_READ);
+  pool_opened(e->core, c->slot, engine_now(e), NULL);
+}
+
+static void conn_connected(struct conn *c) {
+  struct engine *e = c->engine;
+  if (!e->setup_wanted || e->destroying) {
+    conn_opened(c);
+    return;
+  }
+  c->job = CONN_SETUP;
+  c->moving = false;
+  c->lease = ++e->serial;
+  conn_stop_timer(c);
+  conn_watch(c, LOOP_READ);
+  e->events.setup(e->user, c);
+}
+
+static bool conn_setup_clean(const struct conn *c) {
+  return !c->dead && c->job == CONN_SETUP && !c->call && !c->streaming && c->engine->driver->status(c->db) == DB_IDLE;
+}
+
+void engine_setup_done(struct conn *c, const struct pool_error *error) {
+  struct engine *e = c->engine;
+  INSIST(c->job == CONN_SETUP || c->job == CONN_RUNNING || c->job == CONN_STOPPING);
+  c->call = c->held = NULL;
+  c->borrower = NULL;
+  c->lease = 0;
+  if (!error && conn_setup_clean(c)) {
+    conn_opened(c);
+  } else {
+    if (!error) {
+      error_set(&e->error, POOL_CONNECT, "a connection was lost, or left in a transaction, by its set-up");
+      error = &e->error;
+    }
+    conn_open_failed(c, error);
+  }
+  engine_settle(e);
+}
+
+/* ---- the other jobs' beginnings ---- */
+
+void conn_check(struct conn *c) {
+  c->job = CONN_CHECKING;
+  c->engine->driver->ping(c->db);
+  conn_step(c);
+}
+
+void conn_reset(struct conn *c) {
+  c->job = CONN_RESETTING;
+  c->streaming = c->timed_out = false;
+  c->moving = true; /* a cancel may be under way, or come to be */
+  conn_start_timer(c, STOP_TIMEOUT);
+  c->engine->driver->reset(c->db);
+  conn_step(c);
+}
+
+static void conn_closed(struct conn *c) {
+  struct engine *e = c->engine;
+  if (e->events.closed) e->events.closed(e->user, c, c->dead ? "lost" : "closed");
+  conn_discard(c);
+  pool_closed(e->core, c->slot, engine_now(e));
+}
+
+void conn_close(struct conn *c) {
+  const struct driver *d = c->engine->driver;
+  enum db_status status = d->status(c->db);
+  bool hopeless = c->dead || status == DB_DEAD;
+  c->dead = hopeless;
+  if (hopeless) {
+    conn_closed(c);
+    return;
+  }
+  c->job = CONN_CLOSING;
+  c->moving = true;
+  conn_start_timer(c, CLOSE_TIMEOUT);
+  watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
+  d->close(c->db);
+  conn_step(c);
+}
+
+void conn_lease(struct conn *c) {
+  struct engine *e = c->engine;
+  c->job = CONN_LEASED;
+  c->lease = ++e->serial;
+  c->leased_at = engine_now(e);
+  list_append(&e->leases, &c->leased);
+}
+
+void conn_unlease(struct conn *c) {
+  list_remove(&c->leased);
+  c->lease = 0;
+  c->borrower = NULL;
+  c->call = NULL;
+}
+
+/* ---- statements ---- */
+
+void conn_run(struct conn *c, struct call *call) {
+  c->call = call;
+  c->job = CONN_RUNNING;
+  c->timed_out = false;
+  if (c->engine->db_settings.statement_timeout > 0) conn_start_timer(c, c->engine->db_settings.statement_timeout);
+  if (c->watch.events == 0) conn_watch(c, LOOP_READ);
+  conn_step(c);
+}
+
+static void conn_begin_cancel(struct conn *c) {
+  watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
+  c->moving = true;
+  c->engine->driver->cancel(c->db);
+  conn_start_timer(c, STOP_TIMEOUT);
+}
+
+void conn_stop(struct conn *c) {
+  INSIST(c->job == CONN_RUNNING || c->streaming);
+  bool cancelling = c->job == CONN_RUNNING && c->moving;
+  c->call = NULL;
+  c->job = CONN_STOPPING;
+  if (!cancelling) conn_begin_cancel(c);
+  conn_step(c);
+}
+
+bool engine_cancel(struct conn *c) {
+  if (c->job != CONN_RUNNING || c->moving) return false;
+  conn_begin_cancel(c);
+  conn_step(c);
+  engine_settle(c->engine);
+  return true;
+}
+
+void conn_declare_dead(struct conn *c, const struct pool_error *error) {
+  struct engine *e = c->engine;
+  if (c->dead) return;
+  c->dead = true;
+  c->streaming = false;
+  conn_stop_timer(c);
+  watch_set(e->loop, &c->watch, c->watch.fd, 0);
+  c->why = malloc(sizeof *c->why);
+  if (c->why) *c->why = *error;
+  if (c->lease && c->slot->state == SLOT_LEASED) pool_lost(e->core, c->slot, engine_now(e), error->disconnect);
+}
+
+/* The statement (or the batch) is over; the connection is its borrower's again. */
+static void conn_statement_done(struct conn *c) {
+  const struct driver *d = c->engine->driver;
+  struct db_result *result = d->result(c->db);
+  c->streaming = !d->finished(c->db);
+  if (c->job == CONN_STOPPING && c->streaming) { /* nobody wants the rest */
+    d->free_result(result);
+    conn_step(c);
+    return;
+  }
+  bool stopping = c->job == CONN_STOPPING;
+  conn_stop_timer(c);
+  c->moving = false;
+  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
+  if (c->streaming) watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
+  if (stopping) {
+    d->free_result(result);
+    call_resume_held(c);
+  } else {
+    call_statement_over(c, result, NULL);
+  }
+}
+
+static void conn_note_role(struct conn *c, const struct pool_error *error) {
+  if (!error->disconnect) return;
+  c->retire = true;
+  pool_invalidate(c->engine->core, engine_now(c->engine));
+}
+
+static void conn_statement_failed(struct conn *c, struct pool_error *error) {
+  struct engine *e = c->engine;
+  bool stopping = c->job == CONN_STOPPING, timed_out = c->timed_out;
+  conn_stop_timer(c);
+  c->moving = c->streaming = c->timed_out = false;
+  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
+  if (e->driver->status(c->db) == DB_DEAD)
+    conn_declare_dead(c, error);
+  else
+    conn_note_role(c, error);
+  if (timed_out && (error->kind == POOL_CANCELLED || error->kind == POOL_DEADLINE))
+    error_set(error, POOL_DEADLINE, "the statement ran into statement_timeout (%.3g s) and was cancelled",
+              (double)e->db_settings.statement_timeout / USEC_PER_SECOND);
+  if (stopping)
+    call_resume_held(c);
+  else
+    call_statement_over(c, NULL, error);
+}
+
+/* ---- steps ---- */
+
+static void conn_done(struct conn *c) {
+  struct engine *e = c->engine;
+  usec now = e->alive = engine_now(e);
+  switch (c->job) {
+    case CONN_OPENING: conn_connected(c); return;
+    case CONN_RUNNING:
+    case CONN_STOPPING: conn_statement_done(c); return;
+    case CONN_CHECKING:
+      c->job = CONN_IDLE;
+      pool_checked(e->core, c->slot, now, true);
+      return;
+    case CONN_RESETTING:
+      conn_stop_timer(c);
+      c->moving = false;
+      c->job = CONN_IDLE;
+      conn_watch(c, LOOP_READ);
+      pool_reset_done(e->core, c->slot, now, true);
+      return;
+    case CONN_CLOSING: conn_closed(c); return;
+    case CONN_EMPTY:
+    case CONN_SETUP:
+    case CONN_IDLE:
+    case CONN_LEASED: break;
+  }
+  WRONG("a connection's job is done");
+}
+
+static void conn_failed(struct conn *c, struct pool_error *error) {
+  struct engine *e = c->engine;
+  usec now = engine_now(e);
+  switch (c->job) {
+    case CONN_OPENING: conn_open_failed(c, error); return;
+    case CONN_RUNNING:
+    case CONN_STOPPING: conn_statement_failed(c, error); return;
+    case CONN_CHECKING:
+      c->job = CONN_IDLE;
+      c->dead = true;
+      pool_checked(e->core, c->slot, now, false);
+      return;
+    case CONN_RESETTING:
+      conn_stop_timer(c);
+      c->moving = false;
+      c->dead = e->driver->status(c->db) == DB_DEAD;
+      if (c->dead && error->disconnect) pool_suspect(e->core, now);
+      c->job = CONN_IDLE;
+      pool_reset_done(e->core, c->slot, now, false);
+      return;
+    case CONN_CLOSING: conn_closed(c); return;
+    case CONN_EMPTY:
+    case CONN_SETUP:
+    case CONN_IDLE:
+    case CONN_LEASED: break;
+  }
+  WRONG("a connection's job failed");
+}
+
+static int want_events(enum db_want want) {
+  return want == DB_READ ? LOOP_READ : want == DB_WRITE ? LOOP_WRITE : LOOP_READ | LOOP_WRITE;
+}
+
+void conn_step(struct conn *c) {
+  struct engine *e = c->engine;
+  if (c->moving) watch_set(e->loop, &c->watch, c->watch.fd, 0);
+  e->error.kind = POOL_OK;
+  enum db_want want = e->driver->step(c->db, &e->error);
+  if (want == DB_DONE) {
+    conn_done(c);
+  } else if (want == DB_FAILED) {
+    conn_failed(c, &e->error);
+  } else if (c->moving) {
+    watch_renew(e->loop, &c->watch, e->driver->fd(c->db), want_events(want));
+  } else {
+    conn_watch(c, want_events(want));
+  }
+}
+
+/* Readable with nothing under way: the server has something to say, its farewell perhaps. */
+static void conn_overhear(struct conn *c) {
+  struct engine *e = c->engine;
+  e->error.kind = POOL_OK;
+  if (e->driver->idle(c->db, &e->error) != DB_FAILED) return;
+  if (c->job == CONN_IDLE) {
+    c->dead = true;
+    watch_set(e->loop, &c->watch, c->watch.fd, 0);
+    pool_lost(e->core, c->slot, engine_now(e), e->error.disconnect);
+  } else {
+    conn_declare_dead(c, &e->error);
+  }
+}
+
+static void conn_ready(struct watch *w, int events) {
+  (void)events;
+  struct conn *c = CONTAINER(w, struct conn, watch);
+  struct engine *e = c->engine;
+  if (c->job == CONN_IDLE || c->job == CONN_LEASED || c->job == CONN_SETUP)
+    conn_overhear(c);
+  else
+    conn_step(c);
+  engine_settle(e);
+}
+
+/* ---- time limits ---- */
+
+static void conn_open_timed_out(struct conn *c) {
+  struct engine *e = c->engine;
+  error_set(&e->error, POOL_CONNECT, "no connection to the database within connect_timeout (%.3g s)",
+            (double)e->db_settings.connect_timeout / USEC_PER_SECOND);
+  conn_open_failed(c, &e->error);
+}
+
+static void conn_stop_timed_out(struct conn *c) {
+  struct engine *e = c->engine;
+  error_set(&e->error, POOL_LOST, "the server did not end a cancelled statement within %d s: the connection was given up",
+            (int)(STOP_TIMEOUT / USEC_PER_SECOND));
+  bool stopping = c->job == CONN_STOPPING;
+  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
+  conn_declare_dead(c, &e->error);
+  if (stopping)
+    call_resume_held(c);
+  else
+    call_statement_over(c, NULL, &e->error);
+}
+
+static void conn_timed_out(struct timer *t) {
+  struct conn *c = CONTAINER(t, struct conn, timer);
+  struct engine *e = c->engine;
+  switch (c->job) {
+    case CONN_OPENING: conn_open_timed_out(c); break;
+    case CONN_RUNNING:
+      if (c->moving) {
+        conn_stop_timed_out(c);
+      } else { /* statement_timeout */
+        c->timed_out = true;
+        conn_begin_cancel(c);
+        conn_step(c);
+      }
+      break;
+    case CONN_STOPPING: conn_stop_timed_out(c); break;
+    case CONN_RESETTING:
+      c->dead = true;
+      c->job = CONN_IDLE;
+      pool_reset_done(e->core, c->slot, engine_now(e), false);
+      break;
+    case CONN_CLOSING: conn_closed(c); break;
+    case CONN_EMPTY:
+    case CONN_SETUP:
+    case CONN_IDLE:
+    case CONN_CHECKING:
+    case CONN_LEASED: WRONG("a connection's timer without a job that has one");
+  }
+  engine_settle(e);
+}
