@@ -45,6 +45,16 @@ struct slot {
   usec expires;          /* when it is due for recycling, NEVER when not */
   uint64_t uses;         /* leases of this connection */
   void *user;            /* the driving room's; the core never reads it */
+  /* the pool's own */
+  bool proven;           /* opened or checked since its last lease */
+  bool dead;             /* pool_lost came while it was leased: not to be counted as lost again */
+  bool reopen;           /* CLOSING for its age at the limit, and then OPENING in the same place */
+  bool timed;            /* in the pool's heap by expiry: not expired yet */
+  struct slot *relief;   /* the OPENING slot that will relieve this expired one */
+  struct slot *relieves; /* the other end: set exactly when `replacement` is */
+  struct heap_node by_expiry;
+  struct list due;       /* among the idle ones past `expires` that nothing relieves yet */
+  struct list grace;     /* among the checks and resets young enough to count as supply */
 };
 
 enum waiter_state { WAITER_OUT = 0, WAITER_IN_LINE, WAITER_GRANTED, WAITER_FAILED }; /* GRANTED, FAILED: the action is not yet taken */
@@ -92,7 +102,9 @@ void pool_cancel(struct pool *, struct waiter *, usec now);
 void pool_release(struct pool *, struct slot *, usec now, enum outcome);
 /* The answer to OPEN: error NULL when it is there. On failure the slot is EMPTY when this returns: there is nothing to close. */
 void pool_opened(struct pool *, struct slot *, usec now, const struct pool_error *error);
-void pool_checked(struct pool *, struct slot *, usec now, bool alive);     /* the answer to CHECK */
+/* The answer to CHECK. A CHECKING slot may be ordered closed before (pre_ping_timeout, pool_lost): whoever drives the pool gives
+   the check up when CLOSE comes; an answer that crosses it, while the slot is CLOSING, is ignored. */
+void pool_checked(struct pool *, struct slot *, usec now, bool alive);
 void pool_reset_done(struct pool *, struct slot *, usec now, bool ok);     /* the answer to RESET; not ok: it is closed */
 void pool_closed(struct pool *, struct slot *, usec now);                  /* the answer to CLOSE: the server has let go */
 /* An idle connection is dead. `disconnect`: older connections become suspect (promise 5); false when only this one is

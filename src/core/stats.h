@@ -36,7 +36,7 @@ struct stats {
   usec queue_age;    /* how long the first in line has waited; 0 when nobody does */
   usec leased_time;  /* integral of leased over time: its difference over an interval / the interval is the mean leased */
   usec since;        /* pool_create's first input: utilization = leased_time / ((now - since) * (size + max_overflow)) */
-  bool paused, draining, failing; /* failing: the last open failed for a passing reason */
+  bool paused, draining, failing; /* failing: the last open failed, none has succeeded since */
   struct counters counters;
   struct histogram wait, hold, open_time; /* wait: of grants, zeros included */
 };
