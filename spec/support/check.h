@@ -67,7 +67,7 @@ static inline bool check_that(bool held, const char *what, const char *file, int
 static inline bool check_int(long long got, long long want, const char *what, const char *file, int line) {
   char text[512];
   if (got == want) return check_that(true, what, file, line);
-  snprintf(text, sizeof text, "%s is %lld, not %lld", what, got, want);
+  snprintf(text, sizeof text, "%.400s is %lld, not %lld", what, got, want);
   return check_that(false, text, file, line);
 }
 
@@ -75,7 +75,7 @@ static inline bool check_text(const char *got, const char *want, const char *wha
   char text[2048];
   if (got != NULL && want != NULL && strcmp(got, want) == 0) return check_that(true, what, file, line);
   if (got == NULL && want == NULL) return check_that(true, what, file, line);
-  snprintf(text, sizeof text, "%s is \"%s\", not \"%s\"", what, got ? got : "(NULL)", want ? want : "(NULL)");
+  snprintf(text, sizeof text, "%.200s is \"%.800s\", not \"%.800s\"", what, got ? got : "(NULL)", want ? want : "(NULL)");
   return check_that(false, text, file, line);
 }
 
