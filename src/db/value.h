@@ -39,16 +39,24 @@ void value_from_text(struct value *, enum value_type type, const char *text, siz
 /* Walks a PostgreSQL array literal. ARRAY_OPEN and ARRAY_CLOSE bracket each dimension; ARRAY_ELEMENT fills text (unescaped
    into scratch when it must be), ARRAY_NULL is a NULL. Dimension decoration ("[0:2]=") is skipped. */
 enum array_token { ARRAY_OPEN, ARRAY_CLOSE, ARRAY_ELEMENT, ARRAY_NULL, ARRAY_END, ARRAY_MALFORMED };
+#define ARRAY_DEPTH_MAX 16 /* deeper is malformed; PostgreSQL's own limit is 6 */
 struct array_reader {
   const char *at, *end;
   char delimiter;
-  int depth;
+  int depth;     /* brackets open, the one just opened included */
+  int state;     /* what may come next: the reader's own */
   char *scratch; /* at least the literal's length; the reader writes unescaped elements here */
   const char *text;
   size_t len;
 };
 void array_begin(struct array_reader *, const struct value *array, char *scratch);
 enum array_token array_next(struct array_reader *);
+
+/* The ARRAY_ELEMENT just read as a value of the array's element type; bytes are decoded in the scratch. */
+void array_value(struct array_reader *, enum value_type element, struct value *);
+
+/* Decodes a bytea's text (hex or escape format) in place and shortens *len. false: not hex (the text is spoilt). */
+bool bytes_decode(char *text, size_t *len);
 
 enum param_type {
   PARAM_NULL,
@@ -73,8 +81,8 @@ struct param {
   size_t len;
 };
 
-/* Shortest decimal text of a finite double that reads back equal; integral values get ".0" ("1.0", "1e+20"). Returns its
-   length; `out` holds at least 32 bytes. NaN and infinities: "nan", "inf", "-inf". */
+/* Shortest decimal text of a finite double that reads back equal, whatever the locale; integral values without an exponent
+   get ".0" ("1.0", "1e+20"). Returns its length; `out` holds at least 32 bytes. NaN and infinities: "nan", "inf", "-inf". */
 size_t real_format(char *out, double);
 
 #endif

@@ -33,7 +33,12 @@ void lrows_push_row(lua_State *L, struct lresult *r, int row, bool sentinel);
    parameter's number for messages, from 1. pool.null is NULL. */
 int lrows_param(lua_State *L, int index, int number, const struct driver *, struct param *out, bool *ok, struct pool_error *error);
 
-/* Opens the functions this file gives to require "pool": array, bytes, jsonb, null are set in the table on top of the stack. */
+/* Sets array, bytes, jsonb, identifier and null in the table on top of the stack (lparam.c).
+     pool.array{...}  gives the table itself the array metatable and returns it: it encodes as [] when empty, and as a parameter it is
+                      an array. Its length is #t, or its field n (elements that are nil are then NULL). Tables inside are nested
+                      arrays. Arrays from rows and from pool.json.decode are such arrays already.
+     pool.bytes(s), pool.jsonb(v)  are immutable userdata; jsonb encodes v at once, and so raises at once.
+     pool.identifier(s)  is s in double quotes. */
 void lrows_open(lua_State *L);
 
 #endif
