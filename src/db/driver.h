@@ -2,8 +2,8 @@
 ** driver: what the engine asks of a database client library. Poll style, never blocks, no loop, no Lua.
 **
 ** A connection has one operation under way at a time: opening, a ping, a statement, a reset, closing. The operation's
-** starter (open, ping, send, reset, close) begins it; then `step` is called whenever what it asked for has come, until it
-** says DB_DONE or DB_FAILED. The caller watches fd(conn) for what the last step wanted. The descriptor may change (or be
+** starter (open, ping, send, reset, close) begins it; then `step` is called once at once, to learn what it wants (that costs
+** no system call), and whenever what it asked for has come, until it says DB_DONE or DB_FAILED. The caller watches fd(conn) for what the last step wanted. The descriptor may change (or be
 ** another file under the same number) whenever a step returns while opening or closing, or after cancel(): the caller then
 ** stops its watch before the step and starts it afresh after. What takes a thread inside a driver (names, cancels, SQLite)
 ** signals through such a descriptor too, so that the caller knows no threads.
@@ -68,6 +68,15 @@ struct driver {
 
   /* Begins opening. NULL: error filled (POOL_CONNECT). Gives the connection, which only step() or abandon() ends when it fails. */
   struct db_conn *(*open)(struct db *, struct pool_error *);
+
+  /* Opening tries one address after another, and an address that never answers must not eat the whole of connect_timeout.
+     So, while opening: whenever addresses_left() (those not yet begun, as far as known) has changed after open, a step or
+     next_address, the caller arms its timer anew to (what is left of connect_timeout) / (addresses_left + 1). When that timer
+     comes and addresses_left is still > 0, it stops its watch, calls next_address() (gives the address up, begins the next
+     one) and then step() at once; at 0 the open has failed. Both NULL: the driver has but one address. */
+  int (*addresses_left)(const struct db_conn *);
+  void (*next_address)(struct db_conn *);
+
   void (*ping)(struct db_conn *);                            /* begins a round trip */
   bool (*send)(struct db_conn *, const struct statement *, struct pool_error *); /* begins a statement; false: nothing was
                              begun, the connection is as it was (unless status says DB_DEAD). Borrows the statement during the call only */

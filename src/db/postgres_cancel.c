@@ -1,0 +1,150 @@
+/*
+** postgres_cancel: cancels, and the reset that may need one.
+**
+** PQcancel blocks: it opens a connection of its own, asks, and waits until the server closes it. So it runs on a worker, and an
+** operation that was cancelled ends only when, besides its last result, the worker has seen that end: from then on no signal
+** of this cancel can hit the next statement. A connection abandoned meanwhile leaves the job to free itself.
+**
+** A reset goes through PHASE_DRAIN (what was under way comes to its end; if it does not at once, it is cancelled), PHASE_UNDO
+** (ROLLBACK), PHASE_DISCARD (DISCARD ALL, with which every prepared statement goes), PHASE_DATESTYLE. Phases with nothing to do
+** are passed over. Any failure fails the reset: the caller closes the connection.
+*/
+#include "postgres.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- cancels ---- */
+
+static void cancel_run(struct worker_job *job) {
+  struct cancel_job *cancel = CONTAINER(job, struct cancel_job, job);
+  char said[256];
+  cancel->failed = !PQcancel(cancel->cancel, said, sizeof said);
+}
+
+static void cancel_free(struct worker_job *job) {
+  struct cancel_job *cancel = CONTAINER(job, struct cancel_job, job);
+  PQfreeCancel(cancel->cancel);
+  free(cancel);
+}
+
+static bool cancel_begin(struct db_conn *conn) {
+  struct cancel_job *cancel = calloc(1, sizeof *cancel);
+  if (!cancel) return false;
+  cancel->cancel = PQgetCancel(conn->pg);
+  if (cancel->cancel && worker_submit(conn->db->cancels, &cancel->job, cancel_run, cancel_free)) {
+    conn->cancel = cancel;
+    return true;
+  }
+  cancel_free(&cancel->job);
+  return false;
+}
+
+void postgres_cancel(struct db_conn *conn) {
+  bool running = conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET;
+  if (!running || conn->ran_dry || conn->cancel || postgres_dead(conn)) return;
+  conn->cancelled = true;
+  if (!cancel_begin(conn)) postgres_log(conn->db, "warn", "a cancel could not be sent: no thread or no memory");
+}
+
+void cancel_leave(struct db_conn *conn) {
+  if (conn->cancel) worker_leave(&conn->cancel->job);
+  conn->cancel = NULL;
+}
+
+bool cancel_over(struct db_conn *conn) {
+  if (!conn->cancel) return true;
+  if (!worker_done(&conn->cancel->job)) return false;
+  if (conn->cancel->failed) postgres_log(conn->db, "debug", "a cancel did not reach the server");
+  cancel_leave(conn);
+  return true;
+}
+
+/* ---- reset ---- */
+
+bool postgres_needs_reset(const struct db_conn *conn) {
+  return postgres_dead(conn) || conn->op != OP_NONE || PQtransactionStatus(conn->pg) != PQTRANS_IDLE ||
+         (conn->db->reset == RESET_DISCARD && !conn->pooled);
+}
+
+void postgres_reset(struct db_conn *conn) {
+  INSIST(conn->op == OP_NONE || conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET);
+  conn->op = OP_RESET;
+  conn->phase = PHASE_DRAIN;
+  conn->discarding = true;
+  conn->begun = false;
+  query_forget(conn);
+}
+
+static enum db_want reset_failed(struct db_conn *conn, struct pool_error *error) {
+  if (postgres_dead(conn)) error_of_loss(conn, error);
+  else *error = conn->error;
+  cancel_leave(conn); /* it may still hit: so nothing may be sent here any more */
+  conn->dead = true;
+  conn->op = OP_NONE;
+  conn->discarding = false;
+  return DB_FAILED;
+}
+
+static enum db_want reset_refused(struct db_conn *conn, struct pool_error *error) {
+  error_set(&conn->error, POOL_QUERY, "the connection was left in a transaction, and reset = none undoes nothing");
+  return reset_failed(conn, error);
+}
+
+static enum db_want reset_done(struct db_conn *conn) {
+  conn->op = OP_NONE;
+  conn->phase = PHASE_NONE;
+  conn->discarding = conn->read_only = false;
+  return DB_DONE;
+}
+
+static const char *reset_undo(const struct db_conn *conn) {
+  return PQtransactionStatus(conn->pg) == PQTRANS_IDLE ? NULL : "ROLLBACK";
+}
+
+static const char *reset_discard(const struct db_conn *conn) {
+  return conn->db->reset == RESET_DISCARD && !conn->pooled ? "DISCARD ALL" : NULL;
+}
+
+static const char *reset_datestyle(const struct db_conn *conn) {
+  const char *style = PQparameterStatus(conn->pg, "DateStyle");
+  return conn->db->reset == RESET_NONE || (style && strncmp(style, "ISO", 3) == 0) ? NULL : "SET DateStyle TO ISO";
+}
+
+/* The next phase's statement; NULL: nothing to do in it. */
+static const char *reset_advance(struct db_conn *conn) {
+  switch (conn->phase) {
+    case PHASE_DRAIN: conn->phase = PHASE_UNDO; return reset_undo(conn);
+    case PHASE_UNDO: conn->phase = PHASE_DISCARD; return reset_discard(conn);
+    case PHASE_DISCARD: conn->phase = PHASE_DATESTYLE; return reset_datestyle(conn);
+    case PHASE_DATESTYLE: conn->phase = PHASE_NONE; return NULL;
+    default: WRONG("a reset in no phase of resetting");
+  }
+}
+
+/* The phase's statement has run dry and no cancel is left: on to the next that has something to do. */
+static enum db_want reset_next(struct db_conn *conn, struct pool_error *error) {
+  if (conn->phase != PHASE_DRAIN && conn->failed) return reset_failed(conn, error);
+  if (conn->phase == PHASE_DISCARD && conn->db->reset == RESET_DISCARD && !conn->pooled) cache_clear(&conn->cache);
+  for (;;) {
+    const char *sql = reset_advance(conn);
+    if (conn->phase == PHASE_NONE) return reset_done(conn);
+    if (!sql) continue;
+    if (conn->phase == PHASE_UNDO && conn->db->reset == RESET_NONE) return reset_refused(conn, error);
+    return query_begin(conn, sql) ? query_receive(conn) : reset_failed(conn, error);
+  }
+}
+
+enum db_want reset_step(struct db_conn *conn, struct pool_error *error) {
+  if (postgres_dead(conn)) return reset_failed(conn, error);
+  if (!conn->ran_dry) {
+    enum db_want want = query_receive(conn);
+    if (want == DB_FAILED) return reset_failed(conn, error);
+    if (want != DB_DONE) {
+      if (conn->phase == PHASE_DRAIN && !conn->cancelled) postgres_cancel(conn);
+      return want;
+    }
+  }
+  if (!cancel_over(conn)) return DB_READ;
+  return reset_next(conn, error);
+}
