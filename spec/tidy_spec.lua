@@ -408,11 +408,11 @@ describe("what the compiler made of it:", function()
       for _, object in ipairs(room == "sim" and {} or objects(room)) do
         for _, line in ipairs(list("objdump -t " .. process.quote(object))) do
           local kind, section, name = line:match("^%x+ ......(.) (%S+)%s+%x+%s+(.*)$")
-          if kind == "O" and (section:match("^%.data$") or section:match("^%.data%.[^r]") or section:match("^%.t?bss") or section == "*COM*"
-              or section:match("^%.tdata")) and not name:match("asan") and not name:match("ubsan") then
-            -- the sanitizers keep their own tables (.Lubsan_data...) without names in the symbol table
-            if not (sanitized and name:match("^%.L")) then offend(offences, "%s: %s in %s", object:match("src/.*"), name, section) end
-          end
+          local changes = section and (section:match("^%.data") and not section:match("^%.data%.rel%.ro") or section:match("^%.t?bss")
+            or section:match("^%.tdata") or section == "*COM*")
+          -- the sanitizers keep tables of their own
+          local ours = name and not name:match("asan") and not name:match("ubsan") and not (sanitized and name:match("^%.L"))
+          if kind == "O" and changes and ours then offend(offences, "%s: %s in %s", object:match("src/.*"), name, section) end
         end
       end
     end
