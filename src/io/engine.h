@@ -90,6 +90,7 @@ void engine_lease(struct engine *, struct call *, usec deadline);  /* kind LEASE
 void engine_query(struct engine *, struct call *, usec deadline);  /* kind QUERY */
 void engine_run(struct conn *, struct call *);                     /* kind RUN; the connection must be free (engine_busy) */
 void engine_fetch(struct conn *, struct call *);                   /* kind FETCH; only while conn->streaming */
+void engine_stop_stream(struct conn *);                             /* the rest of a stream is not wanted; harmless without one */
 /* The caller no longer waits: it leaves the line, or its statement is cancelled and the connection put in order. Gives the call
    back at once. Harmless when it has ended. */
 void engine_leave(struct engine *, struct call *);
