@@ -8,43 +8,37 @@
 
 static const struct settings_table *const tables[] = {&pool_settings_table};
 
-static const struct setting *row(const char *name)
-{
+static const struct setting *row(const char *name) {
   const struct setting *found = settings_find(&pool_settings_table, name);
   CHECK(found != NULL);
   return found;
 }
 
 /* The message of parsing `text` as setting `name`; "" when it was taken. */
-static const char *refusal(const char *name, const char *text)
-{
+static const char *refusal(const char *name, const char *text) {
   static struct pool_error error;
   struct settings s, before;
   memset(&error, 0, sizeof error);
   settings_defaults(&pool_settings_table, &s);
   before = s;
-  if (setting_parse(row(name), &s, text, &error) == POOL_OK)
-    return "";
+  if (setting_parse(row(name), &s, text, &error) == POOL_OK) return "";
   CHECK_INT(error.kind, POOL_SETTINGS);
   CHECK(memcmp(&s, &before, sizeof s) == 0);
   return error.message;
 }
 
-static const char *number_refusal(const char *name, double number)
-{
+static const char *number_refusal(const char *name, double number) {
   static struct pool_error error;
   struct settings s, before;
   settings_defaults(&pool_settings_table, &s);
   before = s;
-  if (setting_number(row(name), &s, number, &error) == POOL_OK)
-    return "";
+  if (setting_number(row(name), &s, number, &error) == POOL_OK) return "";
   CHECK(memcmp(&s, &before, sizeof s) == 0);
   return error.message;
 }
 
 /* The value of setting `name` after parsing `text`, formatted. */
-static const char *round_trip(const char *name, const char *text)
-{
+static const char *round_trip(const char *name, const char *text) {
   static char buffer[64];
   struct settings s;
   settings_defaults(&pool_settings_table, &s);
@@ -55,29 +49,28 @@ static const char *round_trip(const char *name, const char *text)
 static const struct fact {
   const char *name, *env, *fallback, *zero;
 } facts[] = {
-  {"size", "DB_POOL_SIZE", "10", "NullPool: closed on return"},
-  {"max_overflow", "DB_MAX_OVERFLOW", "20", "none"},
-  {"size_limit", "DB_POOL_SIZE_LIMIT", "1000", NULL},
-  {"timeout", "DB_POOL_TIMEOUT", "30", "only an idle connection will do"},
-  {"recycle", "DB_POOL_RECYCLE", "3600", "never"},
-  {"recycle_jitter", "DB_POOL_RECYCLE_JITTER", "0.25", "none"},
-  {"pre_ping", "DB_POOL_PRE_PING", "true", NULL},
-  {"pre_ping_after", "DB_POOL_PRE_PING_AFTER", "1", "before every lease"},
-  {"pre_ping_timeout", "DB_POOL_PRE_PING_TIMEOUT", "5", "none"},
-  {"min_idle", "DB_POOL_MIN_IDLE", "0", "none"},
-  {"idle_timeout", "DB_POOL_IDLE_TIMEOUT", "30", "at once"},
-  {"shrink_after", "DB_POOL_SHRINK_AFTER", "600", "never"},
-  {"max_waiting", "DB_POOL_MAX_WAITING", "10000", "none may wait"},
-  {"max_opening", "DB_POOL_MAX_OPENING", "4", NULL},
-  {"backoff_min", "DB_POOL_BACKOFF_MIN", "0.05", NULL},
-  {"backoff_max", "DB_POOL_BACKOFF_MAX", "0.5", NULL},
-  {"queue", "DB_POOL_QUEUE", "fifo", NULL},
-  {"queue_target", "DB_POOL_QUEUE_TARGET", "0.05", NULL},
-  {"queue_interval", "DB_POOL_QUEUE_INTERVAL", "1", NULL},
+    {"size", "DB_POOL_SIZE", "10", "NullPool: closed on return"},
+    {"max_overflow", "DB_MAX_OVERFLOW", "20", "none"},
+    {"size_limit", "DB_POOL_SIZE_LIMIT", "1000", NULL},
+    {"timeout", "DB_POOL_TIMEOUT", "30", "only an idle connection will do"},
+    {"recycle", "DB_POOL_RECYCLE", "3600", "never"},
+    {"recycle_jitter", "DB_POOL_RECYCLE_JITTER", "0.25", "none"},
+    {"pre_ping", "DB_POOL_PRE_PING", "true", NULL},
+    {"pre_ping_after", "DB_POOL_PRE_PING_AFTER", "1", "before every lease"},
+    {"pre_ping_timeout", "DB_POOL_PRE_PING_TIMEOUT", "5", "none"},
+    {"min_idle", "DB_POOL_MIN_IDLE", "0", "none"},
+    {"idle_timeout", "DB_POOL_IDLE_TIMEOUT", "30", "at once"},
+    {"shrink_after", "DB_POOL_SHRINK_AFTER", "600", "never"},
+    {"max_waiting", "DB_POOL_MAX_WAITING", "10000", "none may wait"},
+    {"max_opening", "DB_POOL_MAX_OPENING", "4", NULL},
+    {"backoff_min", "DB_POOL_BACKOFF_MIN", "0.05", NULL},
+    {"backoff_max", "DB_POOL_BACKOFF_MAX", "0.5", NULL},
+    {"queue", "DB_POOL_QUEUE", "fifo", NULL},
+    {"queue_target", "DB_POOL_QUEUE_TARGET", "0.05", NULL},
+    {"queue_interval", "DB_POOL_QUEUE_INTERVAL", "1", NULL},
 };
 
-static void tables_and_defaults(void)
-{
+static void tables_and_defaults(void) {
   const int count = sizeof facts / sizeof facts[0];
   struct settings s;
   char buffer[64];
@@ -99,9 +92,7 @@ static void tables_and_defaults(void)
     CHECK_INT(s.queue, QUEUE_FIFO);
     CHECK(s.pre_ping && s.recycle_jitter == 0.25);
   }
-  TEST("the defaults pass the check") {
-    CHECK_INT(settings_check(&s, NULL), POOL_OK);
-  }
+  TEST("the defaults pass the check") { CHECK_INT(settings_check(&s, NULL), POOL_OK); }
   TEST("every setting has one line of help, and only size_limit cannot change live") {
     for (int i = 0; i < pool_settings_table.count; i++) {
       const struct setting *r = &pool_settings_table.rows[i];
@@ -111,11 +102,8 @@ static void tables_and_defaults(void)
   }
 }
 
-static void names(void)
-{
-  TEST("a dash in a name counts as an underscore") {
-    CHECK(settings_find(&pool_settings_table, "max-overflow") == row("max_overflow"));
-  }
+static void names(void) {
+  TEST("a dash in a name counts as an underscore") { CHECK(settings_find(&pool_settings_table, "max-overflow") == row("max_overflow")); }
   TEST("a name that only begins or ends like a setting is unknown") {
     CHECK(settings_find(&pool_settings_table, "siz") == NULL);
     CHECK(settings_find(&pool_settings_table, "size_") == NULL);
@@ -138,8 +126,7 @@ static void names(void)
   }
 }
 
-static void numbers(void)
-{
+static void numbers(void) {
   TEST("numbers are read in decimal notation, exactly") {
     CHECK_TEXT(round_trip("timeout", "2.5"), "2.5");
     CHECK_TEXT(round_trip("timeout", "0.000001"), "0.000001");
@@ -157,8 +144,8 @@ static void numbers(void)
     CHECK_TEXT(round_trip("timeout", "1e-9999999999999999999"), "0.000001");
   }
   TEST("what strtod would take beyond decimal notation is refused") {
-    static const char *const wrong[] = {"", " 1", "1 ", "0x10", "inf", "nan", "infinity", "1,5", "1.2.3", "1e", "1e+", ".", "-", "+-1",
-                                        "1_000", "ten", "1e5x", "--1", "١"};
+    static const char *const wrong[] = {"",    " 1", "1 ", "0x10", "inf",   "nan", "infinity", "1,5", "1.2.3", "1e",
+                                        "1e+", ".",  "-",  "+-1",  "1_000", "ten", "1e5x",     "--1", "١"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
       CHECK(strstr(refusal("timeout", wrong[i]), "is not a number of seconds") != NULL);
   }
@@ -170,8 +157,7 @@ static void numbers(void)
   }
 }
 
-static void refusals(void)
-{
+static void refusals(void) {
   TEST("a refusal names the setting, the value and what would be right") {
     CHECK_TEXT(refusal("size", "-5"), "size: -5 is out of range: 0 to 100000");
     CHECK_TEXT(refusal("size", "100001"), "size: 100001 is out of range: 0 to 100000");
@@ -187,8 +173,7 @@ static void refusals(void)
   TEST("the edges of each range are taken") {
     for (int i = 0; i < pool_settings_table.count; i++) {
       const struct setting *r = &pool_settings_table.rows[i];
-      if (r->type == SETTING_FLAG || r->type == SETTING_CHOICE)
-        continue;
+      if (r->type == SETTING_FLAG || r->type == SETTING_CHOICE) continue;
       CHECK_TEXT(number_refusal(r->name, r->min), "");
       CHECK_TEXT(number_refusal(r->name, r->max), "");
       CHECK(number_refusal(r->name, r->min - 1)[0] != '\0');
@@ -227,8 +212,7 @@ static void refusals(void)
   }
 }
 
-static void flags(void)
-{
+static void flags(void) {
   static const char *const yes[] = {"true", "1", "yes", "on", "TRUE", "Yes", "oN"};
   static const char *const no[] = {"false", "0", "no", "off", "FALSE", "No", "oFF"};
   TEST("a flag reads true/false, 1/0, yes/no and on/off in any case") {
@@ -249,8 +233,7 @@ static void flags(void)
   }
 }
 
-static const char *check_message(int size, int max_overflow, int size_limit, int min_idle)
-{
+static const char *check_message(int size, int max_overflow, int size_limit, int min_idle) {
   static struct pool_error error;
   struct settings s;
   memset(&error, 0, sizeof error);
@@ -263,8 +246,7 @@ static const char *check_message(int size, int max_overflow, int size_limit, int
   return error.message;
 }
 
-static void rules_between_settings(void)
-{
+static void rules_between_settings(void) {
   struct settings s;
   struct pool_error error;
   TEST("size 0 with max_overflow 0 is refused, saying what SQLAlchemy's values mean here") {
@@ -291,8 +273,7 @@ static void rules_between_settings(void)
   }
 }
 
-int main(void)
-{
+int main(void) {
   tables_and_defaults();
   names();
   numbers();

@@ -18,18 +18,15 @@ const struct driver postgres_driver = {.name = "postgres"}, sqlite_driver = {.na
 #define PAGES 4
 
 /* A copy of `text` that ends with its NUL at the guarded edge. */
-static const char *guarded(const char *text)
-{
+static const char *guarded(const char *text) {
   static char *edge;
   size_t page = (size_t)sysconf(_SC_PAGESIZE), size = strlen(text) + 1;
   if (edge == NULL) {
     char *area = mmap(NULL, (PAGES + 1) * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (area == MAP_FAILED || mprotect(area + PAGES * page, page, PROT_NONE) != 0)
-      abort();
+    if (area == MAP_FAILED || mprotect(area + PAGES * page, page, PROT_NONE) != 0) abort();
     edge = area + PAGES * page;
   }
-  if (size > PAGES * page)
-    abort();
+  if (size > PAGES * page) abort();
   return memcpy(edge - size, text, size);
 }
 
@@ -38,8 +35,7 @@ static char result[8192];
 static const char *redacted(const char *url) { return url_redact(guarded(url), result, sizeof result); }
 
 /* What libpq gets; "! message" when the URL is refused. */
-static const char *for_libpq(const char *url)
-{
+static const char *for_libpq(const char *url) {
   struct pool_error error;
   if (!url_for_libpq(guarded(url), result, sizeof result, &error)) {
     CHECK_INT(error.kind, POOL_SETTINGS);
@@ -49,8 +45,7 @@ static const char *for_libpq(const char *url)
   return result;
 }
 
-static const char *sqlite_path(const char *url)
-{
+static const char *sqlite_path(const char *url) {
   struct pool_error error;
   bool read_only = false;
   if (!url_sqlite_path(guarded(url), result, sizeof result, &read_only, &error))
@@ -60,8 +55,7 @@ static const char *sqlite_path(const char *url)
   return result;
 }
 
-static void schemes(void)
-{
+static void schemes(void) {
   TEST("PostgreSQL's schemes are known, with any +driver and in any case") {
     CHECK_INT(url_scheme("postgresql://h/d"), URL_POSTGRES);
     CHECK_INT(url_scheme("postgres://h/d"), URL_POSTGRES);
@@ -74,16 +68,26 @@ static void schemes(void)
     CHECK_INT(url_scheme("sqlite+pysqlite:///a.db"), URL_SQLITE);
   }
   TEST("anything else is unknown") {
-    static const char *const unknown[] = {"", ":", "://", "mysql://h/d", "postgresq://h", "postgresqlx://h", "postgresql:/h", "postgresql",
-                                          "host=h", "+x://h", "postgresql+://h", " postgresql://h", "postgresql+a b://h", "sqlite:",
+    static const char *const unknown[] = {"",
+                                          ":",
+                                          "://",
+                                          "mysql://h/d",
+                                          "postgresq://h",
+                                          "postgresqlx://h",
+                                          "postgresql:/h",
+                                          "postgresql",
+                                          "host=h",
+                                          "+x://h",
+                                          "postgresql+://h",
+                                          " postgresql://h",
+                                          "postgresql+a b://h",
+                                          "sqlite:",
                                           "postgresql+aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa://h"};
-    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
-      CHECK_INT(url_scheme(guarded(unknown[i])), URL_UNKNOWN);
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) CHECK_INT(url_scheme(guarded(unknown[i])), URL_UNKNOWN);
   }
 }
 
-static void drivers(void)
-{
+static void drivers(void) {
   struct pool_error error;
   TEST("the scheme chooses the driver") {
     CHECK(driver_for("postgresql+psycopg2://h/d", &error) == &postgres_driver);
@@ -101,8 +105,7 @@ static void drivers(void)
   }
 }
 
-static void redaction_of_urls(void)
-{
+static void redaction_of_urls(void) {
   TEST("the password is hidden, the rest shown") {
     CHECK_TEXT(redacted("postgresql://app:hunter2@db.example:5432/shop"), "postgresql://app:***@db.example:5432/shop");
     CHECK_TEXT(redacted("postgresql+psycopg2://app:hunter2@h/shop"), "postgresql+psycopg2://app:***@h/shop");
@@ -138,26 +141,47 @@ static void redaction_of_urls(void)
   }
 }
 
-static void redaction_in_doubt(void)
-{
+static void redaction_in_doubt(void) {
   static const char *const doubtful[] = {
-    "postgresql://app:hunter2/db",          "postgresql://app:hunter2",           "postgresql://app:hunter2?sslmode=require",
-    "postgresql://h/d?user=a@hunter2",      "postgresql://h/d;password=hunter2",  "postgresql://h/d&password=hunter2",
-    "postgresql:/app:hunter2@h/d",          "postgresql:app:hunter2@h",           "app:hunter2@h/d",
-    "//app:hunter2@h/d",                    " postgresql://app:hunter2@h/d",      "hunter2",
-    "://app:hunter2@h",                     "password hunter2",                   "password=hunter2",
-    "password = hunter2 host=h",            "password='hunter2 host=h",           "password='hun\\'ter2' host=h",
-    "password=hunter2\\",                   "password='a'hunter2",                "host=h password=a hunter2",
-    "dbname=postgresql://app:hunter2",      "host=h PASSWORD=hunter2",            "host=h service=hunter2",
-    "postgresql://app%3Ahunter2@h/d",       "postgresql://a/hunter2:x@h/d",       "postgresql://app:pw@h:hunter2/d",
-    "postgresql://app:x@y/hunter2@h/d",     "sqlite://app:hunter2@h/d",           "postgresql://h/d?application_name=x%20password=hunter2",
-    "postgresql://app:hunter2@",            "postgresql://:hunter2@h",            "postgresql://h/d?a=1&&=hunter2",
-    "postgresql://[hunter2/d",              "postgresql://app:x@[::1]hunter2/d",
+      "postgresql://app:hunter2/db",
+      "postgresql://app:hunter2",
+      "postgresql://app:hunter2?sslmode=require",
+      "postgresql://h/d?user=a@hunter2",
+      "postgresql://h/d;password=hunter2",
+      "postgresql://h/d&password=hunter2",
+      "postgresql:/app:hunter2@h/d",
+      "postgresql:app:hunter2@h",
+      "app:hunter2@h/d",
+      "//app:hunter2@h/d",
+      " postgresql://app:hunter2@h/d",
+      "hunter2",
+      "://app:hunter2@h",
+      "password hunter2",
+      "password=hunter2",
+      "password = hunter2 host=h",
+      "password='hunter2 host=h",
+      "password='hun\\'ter2' host=h",
+      "password=hunter2\\",
+      "password='a'hunter2",
+      "host=h password=a hunter2",
+      "dbname=postgresql://app:hunter2",
+      "host=h PASSWORD=hunter2",
+      "host=h service=hunter2",
+      "postgresql://app%3Ahunter2@h/d",
+      "postgresql://a/hunter2:x@h/d",
+      "postgresql://app:pw@h:hunter2/d",
+      "postgresql://app:x@y/hunter2@h/d",
+      "sqlite://app:hunter2@h/d",
+      "postgresql://h/d?application_name=x%20password=hunter2",
+      "postgresql://app:hunter2@",
+      "postgresql://:hunter2@h",
+      "postgresql://h/d?a=1&&=hunter2",
+      "postgresql://[hunter2/d",
+      "postgresql://app:x@[::1]hunter2/d",
   };
   TEST("when in doubt the secret is hidden") {
     for (size_t i = 0; i < sizeof doubtful / sizeof doubtful[0]; i++)
-      if (!CHECK(strstr(redacted(doubtful[i]), "hunter2") == NULL))
-        printf("  %s -> %s\n", doubtful[i], result);
+      if (!CHECK(strstr(redacted(doubtful[i]), "hunter2") == NULL)) printf("  %s -> %s\n", doubtful[i], result);
   }
   TEST("a connection string in words keeps what is harmless") {
     CHECK_TEXT(redacted("host=localhost port=5432 user=app password=hunter2 dbname='my db'"),
@@ -177,11 +201,11 @@ static void redaction_in_doubt(void)
   }
 }
 
-static void for_postgres(void)
-{
+static void for_postgres(void) {
   TEST("libpq gets the scheme without a driver and the rest as it was") {
     CHECK_TEXT(for_libpq("postgresql+psycopg2://app:pw@h:5432/shop?sslmode=require"), "postgresql://app:pw@h:5432/shop?sslmode=require");
-    CHECK_TEXT(for_libpq("postgres://h1:1,h2:2/d?target_session_attrs=read-write"), "postgresql://h1:1,h2:2/d?target_session_attrs=read-write");
+    CHECK_TEXT(for_libpq("postgres://h1:1,h2:2/d?target_session_attrs=read-write"),
+               "postgresql://h1:1,h2:2/d?target_session_attrs=read-write");
     CHECK_TEXT(for_libpq("postgresql://app@[::1]:5432/d"), "postgresql://app@[::1]:5432/d");
     CHECK_TEXT(for_libpq("postgresql:///d?host=/var/run/postgresql"), "postgresql:///d?host=/var/run/postgresql");
     CHECK_TEXT(for_libpq("postgresql://"), "postgresql://");
@@ -193,14 +217,16 @@ static void for_postgres(void)
     CHECK_TEXT(for_libpq("postgresql://app:hun%ter2@h/d"), "postgresql://app:hun%25ter2@h/d");
     CHECK_TEXT(for_libpq("postgresql://app:a:b#c d@h/d"), "postgresql://app:a%3Ab%23c%20d@h/d");
     CHECK_TEXT(for_libpq("postgresql://app:%40%2f@h/d"), "postgresql://app:%40%2f@h/d");
-    CHECK_TEXT(for_libpq("postgresql://app:%"), "! database_url: what follows // must be [user[:password]@]host[:port], several with commas");
+    CHECK_TEXT(for_libpq("postgresql://app:%"),
+               "! database_url: what follows // must be [user[:password]@]host[:port], several with commas");
     CHECK_TEXT(for_libpq("postgresql://app:\xc3\xa9@h"), "postgresql://app:%C3%A9@h");
   }
   TEST("a URL that could be read in two ways is refused, saying what to write and showing nothing of it") {
-    static const char *const doubtful[] = {"postgresql://app:hunter2/x@h/d", "postgresql://app:hunter2?x@h/d", "postgresql://app:a@hunter2/x@h/d",
-                                           "postgresql://app:a@b?hunter2@h/d", "postgresql://app:1?hunter2@h/d", "postgresql://app:hunter2/d",
-                                           "postgresql://h/d?hunter2", "postgresql://h/d?a=b=hunter2", "postgresql://app:hunter2%00@h/d",
-                                           "postgresql://[::1/hunter2"};
+    static const char *const doubtful[] = {"postgresql://app:hunter2/x@h/d",   "postgresql://app:hunter2?x@h/d",
+                                           "postgresql://app:a@hunter2/x@h/d", "postgresql://app:a@b?hunter2@h/d",
+                                           "postgresql://app:1?hunter2@h/d",   "postgresql://app:hunter2/d",
+                                           "postgresql://h/d?hunter2",         "postgresql://h/d?a=b=hunter2",
+                                           "postgresql://app:hunter2%00@h/d",  "postgresql://[::1/hunter2"};
     for (size_t i = 0; i < sizeof doubtful / sizeof doubtful[0]; i++) {
       const char *got = for_libpq(doubtful[i]);
       CHECK(got[0] == '!' && strstr(got, "hunter2") == NULL && strstr(got, "database_url: ") != NULL);
@@ -225,8 +251,7 @@ static void for_postgres(void)
   }
 }
 
-static void for_sqlite(void)
-{
+static void for_sqlite(void) {
   TEST("three slashes are a relative path, four an absolute one") {
     CHECK_TEXT(sqlite_path("sqlite:///pool.db"), "pool.db");
     CHECK_TEXT(sqlite_path("sqlite:///dir/pool.db"), "dir/pool.db");
@@ -264,10 +289,10 @@ static void for_sqlite(void)
 }
 
 /* Random texts made of what URLs are made of: whatever comes, nothing is over-read and a marked password is never shown. */
-static void random_texts(void)
-{
-  static const char *const pieces[] = {"postgresql://", "sqlite:///", "app", ":", "@", "/", "?", "&", "=", "%", "%4", "%40", "%00", "host",
-                                       "password=", "'", "\\", " ", ",", "[", "]", "::1", "5432", "#", "+", "\n", "\xff", "connect_timeout="};
+static void random_texts(void) {
+  static const char *const pieces[] = {
+      "postgresql://", "sqlite:///", "app", ":", "@", "/", "?", "&",   "=",    "%", "%4", "%40", "%00",  "host",
+      "password=",     "'",          "\\",  " ", ",", "[", "]", "::1", "5432", "#", "+",  "\n",  "\xff", "connect_timeout="};
   uint64_t seed = 7;
   TEST("random texts are read within their bounds") {
     for (int round = 0; round < 100000; round++) {
@@ -296,16 +321,14 @@ static void random_texts(void)
         strcat(text, i == where ? "hunter2" : pieces[2 + (seed >> 33) % (sizeof pieces / sizeof pieces[0] - 2)]);
       }
       strcat(text, "@db.example/shop");
-      if (!CHECK(strstr(redacted(text), "hunter2") == NULL))
-        printf("  %s -> %s\n", text, result);
+      if (!CHECK(strstr(redacted(text), "hunter2") == NULL)) printf("  %s -> %s\n", text, result);
       const char *got = for_libpq(text);
       CHECK(got[0] != '!' || strstr(got, "hunter2") == NULL);
     }
   }
 }
 
-int main(void)
-{
+int main(void) {
   schemes();
   drivers();
   redaction_of_urls();

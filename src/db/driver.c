@@ -5,8 +5,7 @@
 
 #include "url.h"
 
-const struct driver *driver_for(const char *url, struct pool_error *error)
-{
+const struct driver *driver_for(const char *url, struct pool_error *error) {
   char scheme[40];
   switch (url_scheme(url)) {
   case URL_POSTGRES: return &postgres_driver;
@@ -18,7 +17,6 @@ const struct driver *driver_for(const char *url, struct pool_error *error)
     error_set(error, POOL_SETTINGS, "database_url: no driver for %s:// is known; known are postgresql:// and sqlite:///", scheme);
   else
     error_set(error, POOL_SETTINGS, "database_url: it must begin with postgresql:// or sqlite:///");
-  if (error != NULL)
-    error->permanent = true;
+  if (error != NULL) error->permanent = true;
   return NULL;
 }

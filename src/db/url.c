@@ -28,8 +28,7 @@ struct span {
 static struct span span_of(const char *text) { return (struct span){text, strlen(text)}; }
 
 /* The piece up to the first of `stops`, which it and what it has passed are cut from `rest`. */
-static struct span span_until(struct span *rest, char stop)
-{
+static struct span span_until(struct span *rest, char stop) {
   const char *end = memchr(rest->at, stop, rest->len);
   struct span piece = {rest->at, end ? (size_t)(end - rest->at) : rest->len};
   size_t passed = piece.len + (end != NULL);
@@ -38,11 +37,9 @@ static struct span span_until(struct span *rest, char stop)
   return piece;
 }
 
-static bool span_has(struct span s, const char *set)
-{
+static bool span_has(struct span s, const char *set) {
   for (size_t i = 0; i < s.len; i++)
-    if (s.at[i] != '\0' && strchr(set, s.at[i]) != NULL)
-      return true;
+    if (s.at[i] != '\0' && strchr(set, s.at[i]) != NULL) return true;
   return false;
 }
 
@@ -50,11 +47,9 @@ static bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 
 static bool digit(char c) { return c >= '0' && c <= '9'; }
 
 /* Whether it is made of letters, digits and the characters of `more` only. */
-static bool span_only(struct span s, const char *more)
-{
+static bool span_only(struct span s, const char *more) {
   for (size_t i = 0; i < s.len; i++)
-    if (!letter(s.at[i]) && !digit(s.at[i]) && (s.at[i] == '\0' || strchr(more, s.at[i]) == NULL))
-      return false;
+    if (!letter(s.at[i]) && !digit(s.at[i]) && (s.at[i] == '\0' || strchr(more, s.at[i]) == NULL)) return false;
   return true;
 }
 
@@ -68,15 +63,13 @@ struct out {
   bool full; /* something did not fit */
 };
 
-static struct out out_into(char *buffer, size_t size)
-{
+static struct out out_into(char *buffer, size_t size) {
   INSIST(size > 0);
   buffer[0] = '\0';
   return (struct out){buffer, size, 0, false};
 }
 
-static void out_char(struct out *o, char c)
-{
+static void out_char(struct out *o, char c) {
   if (o->used + 1 >= o->size) {
     o->full = true;
     return;
@@ -85,10 +78,8 @@ static void out_char(struct out *o, char c)
   o->buffer[o->used] = '\0';
 }
 
-static void out_span(struct out *o, struct span s)
-{
-  for (size_t i = 0; i < s.len; i++)
-    out_char(o, s.at[i]);
+static void out_span(struct out *o, struct span s) {
+  for (size_t i = 0; i < s.len; i++) out_char(o, s.at[i]);
 }
 
 static void out_text(struct out *o, const char *text) { out_span(o, span_of(text)); }
@@ -96,20 +87,16 @@ static void out_text(struct out *o, const char *text) { out_span(o, span_of(text
 static int hex_value(char c) { return digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
 /* The byte that %XX at `i` stands for, -1 when there is no such thing there. */
-static int percent_at(struct span s, size_t i)
-{
-  if (s.at[i] != '%' || s.len - i < 3 || hex_value(s.at[i + 1]) < 0 || hex_value(s.at[i + 2]) < 0)
-    return -1;
+static int percent_at(struct span s, size_t i) {
+  if (s.at[i] != '%' || s.len - i < 3 || hex_value(s.at[i + 1]) < 0 || hex_value(s.at[i + 2]) < 0) return -1;
   return hex_value(s.at[i + 1]) * 16 + hex_value(s.at[i + 2]);
 }
 
 /* Decoded; a % that begins no %XX stands for itself, as SQLAlchemy reads it. false: it holds %00. */
-static bool out_decoded(struct out *o, struct span s)
-{
+static bool out_decoded(struct out *o, struct span s) {
   for (size_t i = 0; i < s.len; i++) {
     int byte = percent_at(s, i);
-    if (byte == 0)
-      return false;
+    if (byte == 0) return false;
     out_char(o, byte > 0 ? (char)byte : s.at[i]);
     i += byte > 0 ? 2 : 0;
   }
@@ -117,13 +104,11 @@ static bool out_decoded(struct out *o, struct span s)
 }
 
 /* Encoded but for letters, digits, `keep` and what is encoded already. false: it holds %00. */
-static bool out_encoded(struct out *o, struct span s, const char *keep)
-{
+static bool out_encoded(struct out *o, struct span s, const char *keep) {
   for (size_t i = 0; i < s.len; i++) {
     struct span one = {s.at + i, 1};
     int byte = percent_at(s, i);
-    if (byte == 0)
-      return false;
+    if (byte == 0) return false;
     if (byte > 0 || span_only(one, keep)) {
       out_span(o, one);
     } else {
@@ -138,101 +123,107 @@ static bool out_encoded(struct out *o, struct span s, const char *keep)
 /* ---- scheme ---- */
 
 /* Splits name[+driver]://rest. false: it does not begin like a URL. */
-static bool scheme_split(const char *url, struct span *name, struct span *rest)
-{
+static bool scheme_split(const char *url, struct span *name, struct span *rest) {
   const char *colon = memchr(url, ':', strnlen(url, SCHEME_MAX + 1));
   struct span whole = {url, colon ? (size_t)(colon - url) : 0}, driver = whole;
-  if (colon == NULL || strncmp(colon, "://", 3) != 0 || !letter(url[0]))
-    return false;
+  if (colon == NULL || strncmp(colon, "://", 3) != 0 || !letter(url[0])) return false;
   *name = span_until(&driver, '+');
-  if (!span_only(*name, "-.") || !span_only(driver, "-._") || whole.at[whole.len - 1] == '+')
-    return false;
+  if (!span_only(*name, "-.") || !span_only(driver, "-._") || whole.at[whole.len - 1] == '+') return false;
   *rest = span_of(colon + 3);
   return true;
 }
 
-static bool scheme_is(struct span name, const char *scheme)
-{
+static bool scheme_is(struct span name, const char *scheme) {
   return name.len == strlen(scheme) && strncasecmp(name.at, scheme, name.len) == 0;
 }
 
-enum url_scheme url_scheme(const char *url)
-{
+enum url_scheme url_scheme(const char *url) {
   struct span name, rest;
-  if (!scheme_split(url, &name, &rest))
-    return URL_UNKNOWN;
-  if (scheme_is(name, "postgresql") || scheme_is(name, "postgres"))
-    return URL_POSTGRES;
+  if (!scheme_split(url, &name, &rest)) return URL_UNKNOWN;
+  if (scheme_is(name, "postgresql") || scheme_is(name, "postgres")) return URL_POSTGRES;
   return scheme_is(name, "sqlite") ? URL_SQLITE : URL_UNKNOWN;
 }
 
-const char *url_scheme_name(const char *url, char *buffer, size_t size)
-{
+const char *url_scheme_name(const char *url, char *buffer, size_t size) {
   struct span name, rest;
   struct out o = out_into(buffer, size);
-  if (scheme_split(url, &name, &rest))
-    out_span(&o, name);
+  if (scheme_split(url, &name, &rest)) out_span(&o, name);
   return buffer;
 }
 
 /* ---- hosts ---- */
 
 /* host, host:port, [IPv6] or [IPv6]:port; the port at most five digits, which a password that got here seldom is. */
-static bool host_plain(struct span host)
-{
+static bool host_plain(struct span host) {
   struct span rest = host;
   if (host.len > 0 && host.at[0] == '[') {
     struct span inside = span_until(&rest, ']');
     inside.at++;
     inside.len--;
-    if (rest.at[-1] != ']' || !span_only(inside, ":.%") || (rest.len > 0 && rest.at[0] != ':'))
-      return false;
+    if (rest.at[-1] != ']' || !span_only(inside, ":.%") || (rest.len > 0 && rest.at[0] != ':')) return false;
     rest.at += rest.len > 0;
     rest.len -= rest.len > 0;
   } else if (!span_only(span_until(&rest, ':'), "._%-")) {
     return false;
   }
   for (size_t i = 0; i < rest.len; i++)
-    if (!digit(rest.at[i]))
-      return false;
+    if (!digit(rest.at[i])) return false;
   return rest.len <= 5;
 }
 
-static bool hosts_plain(struct span hosts)
-{
+static bool hosts_plain(struct span hosts) {
   while (hosts.len > 0)
-    if (!host_plain(span_until(&hosts, ',')))
-      return false;
+    if (!host_plain(span_until(&hosts, ','))) return false;
   return true;
 }
 
 /* ---- for a log ---- */
 
 /* Parameters whose values may be seen, of URLs and of "name=value ..." strings. */
-static bool parameter_harmless(struct span name)
-{
-  static const char *const harmless[] = {
-    "host", "hostaddr", "port", "dbname", "user", "mode", "sslmode", "sslrootcert", "sslcert", "sslcrl", "ssl_min_protocol_version",
-    "ssl_max_protocol_version", "sslsni", "ssl", "gssencmode", "channel_binding", "connect_timeout", "target_session_attrs",
-    "application_name", "fallback_application_name", "client_encoding", "keepalives", "keepalives_idle", "keepalives_interval",
-    "keepalives_count", "tcp_user_timeout", "load_balance_hosts", "requirepeer", "krbsrvname", "replication"};
+static bool parameter_harmless(struct span name) {
+  static const char *const harmless[] = {"host",
+                                         "hostaddr",
+                                         "port",
+                                         "dbname",
+                                         "user",
+                                         "mode",
+                                         "sslmode",
+                                         "sslrootcert",
+                                         "sslcert",
+                                         "sslcrl",
+                                         "ssl_min_protocol_version",
+                                         "ssl_max_protocol_version",
+                                         "sslsni",
+                                         "ssl",
+                                         "gssencmode",
+                                         "channel_binding",
+                                         "connect_timeout",
+                                         "target_session_attrs",
+                                         "application_name",
+                                         "fallback_application_name",
+                                         "client_encoding",
+                                         "keepalives",
+                                         "keepalives_idle",
+                                         "keepalives_interval",
+                                         "keepalives_count",
+                                         "tcp_user_timeout",
+                                         "load_balance_hosts",
+                                         "requirepeer",
+                                         "krbsrvname",
+                                         "replication"};
   for (size_t i = 0; i < sizeof harmless / sizeof harmless[0]; i++)
-    if (span_equal(name, harmless[i]))
-      return true;
+    if (span_equal(name, harmless[i])) return true;
   return false;
 }
 
 /* A value that cannot be another URL or hold a second parameter. */
-static bool value_plain(struct span value)
-{
+static bool value_plain(struct span value) {
   for (size_t i = 0; i + 1 < value.len; i++)
-    if (value.at[i] == '/' && value.at[i + 1] == '/')
-      return false;
+    if (value.at[i] == '/' && value.at[i + 1] == '/') return false;
   return span_only(value, "._,:/%+-[]");
 }
 
-static void redact_parameter(struct out *o, struct span name, struct span value)
-{
+static void redact_parameter(struct out *o, struct span name, struct span value) {
   if (span_only(name, "_") && name.len <= SCHEME_MAX)
     out_span(o, name);
   else
@@ -244,8 +235,7 @@ static void redact_parameter(struct out *o, struct span name, struct span value)
     out_text(o, HIDDEN);
 }
 
-static void redact_query(struct out *o, struct span query)
-{
+static void redact_query(struct out *o, struct span query) {
   char between = '?';
   while (query.len > 0) {
     struct span value = span_until(&query, '&');
@@ -260,8 +250,7 @@ static void redact_query(struct out *o, struct span query)
 }
 
 /* [user[:password]@]hosts[/path][?query] of whatever scheme. The last @ ends the password, wherever it stands. */
-static void redact_rest(struct out *o, struct span rest)
-{
+static void redact_rest(struct out *o, struct span rest) {
   const char *at = memrchr(rest.at, '@', rest.len), *query = memchr(rest.at, '?', rest.len);
   struct span path, hosts;
   if (at != NULL && query != NULL && at > query) { /* a password with ? in it, or a parameter with @: hide both */
@@ -280,8 +269,7 @@ static void redact_rest(struct out *o, struct span rest)
   }
   path = span_until(&rest, '?');
   hosts = (struct span){path.at, 0};
-  while (hosts.len < path.len && path.at[hosts.len] != '/')
-    hosts.len++;
+  while (hosts.len < path.len && path.at[hosts.len] != '/') hosts.len++;
   path.at += hosts.len;
   path.len -= hosts.len;
   if (!hosts_plain(hosts)) { /* perhaps a password whose @host is missing */
@@ -298,21 +286,16 @@ static void redact_rest(struct out *o, struct span rest)
 
 static bool blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-static void span_skip_blanks(struct span *s)
-{
-  while (s->len > 0 && blank(s->at[0]))
-    s->at++, s->len--;
+static void span_skip_blanks(struct span *s) {
+  while (s->len > 0 && blank(s->at[0])) s->at++, s->len--;
 }
 
 /* The next value of a "name=value ..." string: bare up to a blank, or quoted. false: not well-formed. */
-static bool conninfo_value(struct span *rest, struct span *value)
-{
+static bool conninfo_value(struct span *rest, struct span *value) {
   bool quoted = rest->len > 0 && rest->at[0] == '\'';
   size_t i = quoted;
-  for (; i < rest->len && (quoted ? rest->at[i] != '\'' : !blank(rest->at[i])); i++)
-    i += rest->at[i] == '\\';
-  if (i > rest->len || (quoted && i == rest->len))
-    return false;
+  for (; i < rest->len && (quoted ? rest->at[i] != '\'' : !blank(rest->at[i])); i++) i += rest->at[i] == '\\';
+  if (i > rest->len || (quoted && i == rest->len)) return false;
   *value = (struct span){rest->at + quoted, i - quoted};
   i += quoted;
   rest->at += i;
@@ -321,23 +304,19 @@ static bool conninfo_value(struct span *rest, struct span *value)
 }
 
 /* "host=... password=...", as libpq takes it too. false: it is no such thing, and what was written must go. */
-static bool redact_conninfo(struct out *o, struct span rest)
-{
+static bool redact_conninfo(struct out *o, struct span rest) {
   const char *between = "";
   for (span_skip_blanks(&rest); rest.len > 0; span_skip_blanks(&rest)) {
     struct span value, name = {rest.at, 0};
-    while (name.len < rest.len && span_only((struct span){rest.at + name.len, 1}, "_"))
-      name.len++;
+    while (name.len < rest.len && span_only((struct span){rest.at + name.len, 1}, "_")) name.len++;
     rest.at += name.len;
     rest.len -= name.len;
     span_skip_blanks(&rest);
-    if (name.len == 0 || rest.len == 0 || rest.at[0] != '=')
-      return false;
+    if (name.len == 0 || rest.len == 0 || rest.at[0] != '=') return false;
     rest.at++;
     rest.len--;
     span_skip_blanks(&rest);
-    if (!conninfo_value(&rest, &value))
-      return false;
+    if (!conninfo_value(&rest, &value)) return false;
     out_text(o, between);
     between = " ";
     redact_parameter(o, name, value);
@@ -345,8 +324,7 @@ static bool redact_conninfo(struct out *o, struct span rest)
   return true;
 }
 
-const char *url_redact(const char *url, char *buffer, size_t size)
-{
+const char *url_redact(const char *url, char *buffer, size_t size) {
   struct out o = out_into(buffer, size);
   struct span name, rest;
   if (!scheme_split(url, &name, &rest)) {
@@ -359,8 +337,7 @@ const char *url_redact(const char *url, char *buffer, size_t size)
   out_span(&o, (struct span){url, (size_t)(rest.at - url)});
   if (scheme_is(name, "sqlite") && (rest.len == 0 || rest.at[0] == '/')) {
     struct span path = span_until(&rest, '?');
-    for (size_t i = 0; i < path.len; i++)
-      out_char(&o, (unsigned char)path.at[i] < ' ' || path.at[i] == 0x7f ? '?' : path.at[i]);
+    for (size_t i = 0; i < path.len; i++) out_char(&o, (unsigned char)path.at[i] < ' ' || path.at[i] == 0x7f ? '?' : path.at[i]);
     redact_query(&o, rest);
   } else {
     redact_rest(&o, rest);
@@ -370,16 +347,13 @@ const char *url_redact(const char *url, char *buffer, size_t size)
 
 /* ---- for SQLite ---- */
 
-static bool url_refuse(struct pool_error *error, const char *why)
-{
+static bool url_refuse(struct pool_error *error, const char *why) {
   error_set(error, POOL_SETTINGS, "database_url: %s", why);
-  if (error != NULL)
-    error->permanent = true;
+  if (error != NULL) error->permanent = true;
   return false;
 }
 
-static bool sqlite_query(struct span query, bool *read_only, struct pool_error *error)
-{
+static bool sqlite_query(struct span query, bool *read_only, struct pool_error *error) {
   *read_only = false;
   while (query.len > 0) {
     struct span parameter = span_until(&query, '&');
@@ -391,23 +365,20 @@ static bool sqlite_query(struct span query, bool *read_only, struct pool_error *
   return true;
 }
 
-bool url_sqlite_path(const char *url, char *buffer, size_t size, bool *read_only, struct pool_error *error)
-{
+bool url_sqlite_path(const char *url, char *buffer, size_t size, bool *read_only, struct pool_error *error) {
   struct out o = out_into(buffer, size);
   struct span name, rest, path;
   if (!scheme_split(url, &name, &rest) || !scheme_is(name, "sqlite"))
     return url_refuse(error, "not a SQLite URL: sqlite:///relative.db, sqlite:////absolute.db or sqlite:///:memory:");
   path = span_until(&rest, '?');
-  if (!sqlite_query(rest, read_only, error))
-    return false;
+  if (!sqlite_query(rest, read_only, error)) return false;
   if (path.len > 0 && path.at[0] != '/')
     return url_refuse(error, "a SQLite URL names no host: sqlite:///relative.db (three slashes) or sqlite:////absolute.db (four)");
   if (path.len <= 1) {
     text_copy(buffer, size, ":memory:");
     return true;
   }
-  if (!out_decoded(&o, (struct span){path.at + 1, path.len - 1}))
-    return url_refuse(error, "a file's name cannot hold %00");
+  if (!out_decoded(&o, (struct span){path.at + 1, path.len - 1})) return url_refuse(error, "a file's name cannot hold %00");
   return o.full ? url_refuse(error, "the path of the SQLite file is too long") : true;
 }
 
@@ -419,30 +390,25 @@ struct parts {
 };
 
 /* Every parameter is name=value with both parts free of a second =. */
-static bool query_clear(struct span query)
-{
+static bool query_clear(struct span query) {
   while (query.len > 0) {
     struct span value = span_until(&query, '&'), whole = value, name = span_until(&value, '=');
-    if (name.len == 0 || name.len == whole.len || span_has(value, "="))
-      return false;
+    if (name.len == 0 || name.len == whole.len || span_has(value, "=")) return false;
   }
   return true;
 }
 
-static bool parts_check(const struct parts *p, bool later_at, struct pool_error *error)
-{
+static bool parts_check(const struct parts *p, bool later_at, struct pool_error *error) {
   if (!hosts_plain(p->hosts))
-    return url_refuse(error, later_at ? "in a password, / is written %2F, ? %3F and @ %40" :
-                                        "what follows // must be [user[:password]@]host[:port], several with commas");
-  if (span_has(p->path, "@"))
-    return url_refuse(error, "in a password, / is written %2F and @ %40; in a database's name too");
+    return url_refuse(error, later_at ? "in a password, / is written %2F, ? %3F and @ %40"
+                                      : "what follows // must be [user[:password]@]host[:port], several with commas");
+  if (span_has(p->path, "@")) return url_refuse(error, "in a password, / is written %2F and @ %40; in a database's name too");
   if (p->has_query && !query_clear(p->query))
     return url_refuse(error, "what follows ? must be name=value, several with & (in a password, ? is written %3F)");
   return true;
 }
 
-static bool parts_split(struct span rest, struct parts *p, struct pool_error *error)
-{
+static bool parts_split(struct span rest, struct parts *p, struct pool_error *error) {
   struct span before, authority;
   const char *at;
   bool later_at;
@@ -452,8 +418,7 @@ static bool parts_split(struct span rest, struct parts *p, struct pool_error *er
   p->has_query = before.len < rest.len;
   authority = before;
   at = memchr(before.at, '/', before.len);
-  if (at != NULL)
-    authority.len = (size_t)(at - before.at);
+  if (at != NULL) authority.len = (size_t)(at - before.at);
   p->path = (struct span){before.at + authority.len, before.len - authority.len};
   later_at = memrchr(rest.at, '@', rest.len) != NULL;
   at = memrchr(authority.at, '@', authority.len);
@@ -468,16 +433,14 @@ static bool parts_split(struct span rest, struct parts *p, struct pool_error *er
   return parts_check(p, later_at, error);
 }
 
-bool url_for_libpq(const char *url, char *buffer, size_t size, struct pool_error *error)
-{
+bool url_for_libpq(const char *url, char *buffer, size_t size, struct pool_error *error) {
   struct out o = out_into(buffer, size);
   struct span name, rest;
   struct parts p;
   bool fine;
   if (url_scheme(url) != URL_POSTGRES || !scheme_split(url, &name, &rest))
     return url_refuse(error, "not a PostgreSQL URL: postgresql://user:password@host:port/database");
-  if (!parts_split(rest, &p, error))
-    return false;
+  if (!parts_split(rest, &p, error)) return false;
   out_text(&o, "postgresql://");
   fine = out_encoded(&o, p.user, "-._~");
   if (p.has_password) {
@@ -488,23 +451,19 @@ bool url_for_libpq(const char *url, char *buffer, size_t size, struct pool_error
   fine = fine && out_encoded(&o, p.hosts, "-._~[]:,") && out_encoded(&o, p.path, "-._~/+:,!$'()*;");
   out_text(&o, p.has_query ? "?" : "");
   fine = fine && out_encoded(&o, p.query, "-._~/+:,=&@!$'()*;");
-  if (!fine)
-    return url_refuse(error, "a URL cannot hold %00");
+  if (!fine) return url_refuse(error, "a URL cannot hold %00");
   return o.full ? url_refuse(error, "too long") : true;
 }
 
-bool url_connect_timeout(const char *url, char *buffer, size_t size)
-{
+bool url_connect_timeout(const char *url, char *buffer, size_t size) {
   struct out o = out_into(buffer, size);
   struct span name, rest;
   bool found = false;
-  if (url_scheme(url) != URL_POSTGRES || !scheme_split(url, &name, &rest))
-    return false;
+  if (url_scheme(url) != URL_POSTGRES || !scheme_split(url, &name, &rest)) return false;
   span_until(&rest, '?');
   while (rest.len > 0) {
     struct span value = span_until(&rest, '&');
-    if (!span_equal(span_until(&value, '='), "connect_timeout"))
-      continue;
+    if (!span_equal(span_until(&value, '='), "connect_timeout")) continue;
     o = out_into(buffer, size);
     found = out_decoded(&o, value);
   }

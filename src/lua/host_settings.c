@@ -1,0 +1,21 @@
+/*
+** host_settings: the table of struct host_settings.
+*/
+#include "host_settings.h"
+
+static const char *const nested_choices[] = {"allow", "error", NULL};   /* NESTED_... */
+static const char *const null_choices[] = {"absent", "sentinel", NULL}; /* NULL_... */
+
+#define AT(member) offsetof(struct host_settings, member)
+
+static const struct setting host_rows[] = {
+    {"nested", "DB_POOL_NESTED", SETTING_CHOICE, AT(nested), "allow", .choices = nested_choices, .live = true,
+     .help = "a second connection acquired by a task that holds one"},
+    {"null", "DB_POOL_NULL", SETTING_CHOICE, AT(null), "absent", .choices = null_choices,
+     .help = "NULL in a row: the key is absent, or pool.null"},
+    {"leak_after", "DB_POOL_LEAK_AFTER", SETTING_DURATION, AT(leak_after), "60", .max = 1e9, .zero = "never", .live = true,
+     .help = "a lease older than this is reported with its traceback"},
+    {"echo", "DB_ECHO", SETTING_FLAG, AT(echo), "false", .live = true, .help = "log every statement, never its parameters"},
+};
+
+const struct settings_table host_settings_table = {"host", host_rows, sizeof host_rows / sizeof host_rows[0], sizeof(struct host_settings)};
