@@ -91,6 +91,7 @@ static const char *fault_reason(json_error_t *fault) {
                                                    : "a number past the range of a float, which Lua cannot hold";
   case json_error_stack_overflow: return "nested deeper than 128 levels";
   case json_error_null_byte_in_key: return "a key with \\u0000 in it, which is not supported";
+  case json_error_invalid_utf8: return "the text is not UTF-8";
   case json_error_premature_end_of_input: return "the text ends too early";
   case json_error_end_of_input_expected: return "the value is over, but the text goes on";
   default: break;
