@@ -1,0 +1,238 @@
+--- The `pool` command: verbs, flags, exit codes. 0: done; 1: it failed; 2: called wrongly.
+
+local flags = require "pool.flags"
+
+local cli = {}
+
+local FAILED, MISUSED = 1, 2
+
+local USAGE = [[
+usage: pool VERB [ARGUMENT...]
+
+  serve APP.LUA      serve an application over HTTP
+  run SCRIPT.LUA     run a Lua script with pool at hand
+  settings           list every setting: default, range, environment variable
+  version            print the version
+  help [VERB]        this text, or the one of a verb (as VERB --help)
+]]
+
+local HELP = {
+  serve = [[
+usage: pool serve APP.LUA [FLAG...]
+
+Serves the application that APP.LUA returns (see require "pool.http"). Prints `pool: listening on http://HOST:PORT` when it is
+ready to answer. SIGTERM and SIGINT stop it gracefully, a second one at once.
+
+  --listen HOST:PORT   where to listen, default 127.0.0.1:8080; port 0 picks a free one
+  --dev                causes of errors in responses: for development alone
+  --NAME VALUE         any setting, as `pool settings` lists them: --size 20, --database-url=sqlite:///pool.db;
+                       those that are on or off: --pre-ping, --no-pre-ping
+]],
+  run = [[
+usage: pool run SCRIPT.LUA [ARGUMENT...]
+
+Runs a plain Lua script: `require "pool"` works in it, and `arg` holds the arguments. Exit code 1 when it raises an error.
+]],
+  settings = [[
+usage: pool settings [--markdown]
+
+Lists every setting: its default, range, environment variable, whether it can change while the pool runs, and what 0 means.
+]],
+  version = "usage: pool version\n",
+  help = "usage: pool help [VERB]\n",
+}
+
+local LATER_VERBS = { simulate = true, size = true, advise = true, top = true }
+local LATER_FLAGS = { "admin", "workers", "watch", "policy", "record", "check" }
+
+local function complain(...) io.stderr:write("pool: ", ..., "\n") end
+
+local function misuse(message)
+  complain(message)
+  return MISUSED
+end
+
+--- Flags of `serve`: its own, those of later, every setting.
+local function serve_flags(settings)
+  local known = { listen = { value = true }, dev = {}, help = {} }
+  for _, name in ipairs(LATER_FLAGS) do known[name] = { value = true, later = true } end
+  for _, setting in ipairs(settings) do
+    known[(setting.name:gsub("_", "-"))] = { value = setting.type ~= "flag", setting = setting.name }
+  end
+  return known
+end
+
+--- HOST:PORT or [ADDRESS]:PORT.
+---@param text string
+---@return string? host
+---@return integer | string port or what is wrong
+function cli.parse_listen(text)
+  local host, port = text:match("^%[([%x:.]+)%]:(%d+)$")
+  if not host then host, port = text:match("^([^:%[%]]*):(%d+)$") end
+  port = math.tointeger(tonumber(port))
+  if not host or not port or port > 65535 then
+    return nil, ("--listen: %s is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:0"):format(text)
+  end
+  return host, port
+end
+
+--- The URL of a listener, for people and scripts.
+function cli.url(host, port)
+  if host == "" or host == "*" then host = "0.0.0.0" end
+  return ("http://%s:%d"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, port)
+end
+
+--- Loads an application file. nil and what is wrong.
+local function load_app(path)
+  local directory = path:match("^(.*)/[^/]*$")
+  if directory then package.path = directory .. "/?.lua;" .. package.path end
+  local chunk, message = loadfile(path, "t")
+  if not chunk then return nil, message end
+  local fine, made = xpcall(chunk, function(err)
+    return debug.traceback(require("pool.problem").text(err), 2)
+  end)
+  if not fine then return nil, made end
+  if not require("pool.app").is(made) then
+    return nil, ("%s must return an application, as `return app` after `local app = http.app()`; it returned a %s"):format(path, type(made))
+  end
+  return made
+end
+
+local function log_start(pool, db)
+  local now = db:stats().settings
+  pool.log("info", ("database %s"):format(now.database_url), { database_url = now.database_url })
+  pool.log("info", ("pool size %d, max_overflow %d"):format(now.size, now.max_overflow),
+    { size = now.size, max_overflow = now.max_overflow })
+  pool.log("info", "reload off (not there yet)", {})
+end
+
+--- Listens, prints where, and waits for a signal; returns when every request is answered or cut.
+local function listen(pool, core, application, db, options)
+  local server, err = core.http_listen {
+    host = options.host, port = options.port, handler = application:handler(db, { dev = options.dev, pool = pool }),
+  }
+  if not server then return nil, err end
+  log_start(pool, db)
+  io.stdout:write("pool: listening on ", cli.url(server.host, server.port), "\n")
+  io.stdout:flush()
+  local name = core.wait_signal("TERM", "INT")
+  pool.log("info", ("SIG%s: stopping"):format(name), { signal = name })
+  server:stop()
+  server:wait()
+  return true
+end
+
+local function serve_in_task(pool, core, path, settings, options)
+  local application, message = load_app(path)
+  if not application then return nil, message end
+  local db = pool.new(settings)
+  application:run_hooks("start", db)
+  local done, err = listen(pool, core, application, db, options)
+  application:run_hooks("stop", db)
+  db:close()
+  return done, err
+end
+
+--- A failure for people: a pool error by its own text, the rest with where it came from.
+local function failure(err)
+  if type(err) == "table" and err.kind then return require("pool.problem").text(err) end
+  return debug.traceback(require("pool.problem").text(err), 2)
+end
+
+local function setting_flags(values, known)
+  local texts = {}
+  for name, text in pairs(values) do
+    if known[name].setting then texts[known[name].setting] = text end
+  end
+  return texts
+end
+
+local verbs = {}
+
+function verbs.serve(args)
+  local core = require "pool.core"
+  local known = serve_flags(core.settings())
+  local values, rest = flags.parse(args, known)
+  if not values then return misuse("serve: " .. rest) end
+  if values.help then return io.stdout:write(HELP.serve) and 0 end
+  if #rest ~= 1 then return misuse("serve: one application file is wanted: pool serve APP.LUA") end
+  local host, port = cli.parse_listen(values.listen or "127.0.0.1:8080")
+  if not host then return misuse("serve: " .. port) end
+  if values.dev and values.dev ~= "true" and values.dev ~= "false" then return misuse("serve: --dev is true or false") end
+  local settings, message = require("pool.config").read(nil, { flags = setting_flags(values, known) })
+  if not settings then return misuse("serve: " .. message) end
+  local pool = require "pool"
+  local fine, done, err = xpcall(pool.run, failure, serve_in_task, pool, core, rest[1], settings,
+    { host = host, port = port, dev = values.dev == "true" })
+  if fine and done then return 0 end
+  complain(tostring(fine and err or done))
+  return FAILED
+end
+
+function verbs.run(args)
+  if args[1] == "--help" or args[1] == "-h" then return io.stdout:write(HELP.run) and 0 end
+  local path = args[1]
+  if not path then return misuse("run: a script is wanted: pool run SCRIPT.LUA") end
+  if path:find("^%-%-?%a") then return misuse(("run: unknown flag %s; flags for the script follow its name"):format(path)) end
+  local chunk, message = loadfile(path, "t")
+  if not chunk then
+    complain(message)
+    return FAILED
+  end
+  local script_args = { [0] = path }
+  table.move(args, 2, #args, 1, script_args)
+  _G.arg = script_args -- luacheck: ignore 122
+  local fine, err = xpcall(chunk, function(raised)
+    return debug.traceback(require("pool.problem").text(raised), 2)
+  end, table.unpack(script_args))
+  if fine then return 0 end
+  complain(err)
+  return FAILED
+end
+
+function verbs.settings(args)
+  local values, rest = flags.parse(args, { markdown = {}, help = {} })
+  if not values then return misuse("settings: " .. rest) end
+  if values.help then return io.stdout:write(HELP.settings) and 0 end
+  if #rest > 0 then return misuse(("settings: %s is one argument too many"):format(rest[1])) end
+  local text = require "pool.settings_text"
+  local settings = require("pool.core").settings()
+  io.stdout:write((values.markdown == "true" and text.markdown or text.text)(settings))
+  return 0
+end
+
+function verbs.version(args)
+  local values, rest = flags.parse(args, { help = {} })
+  if not values then return misuse("version: " .. rest) end
+  if values.help then return io.stdout:write(HELP.version) and 0 end
+  io.stdout:write(tostring(require("pool").version), "\n")
+  return 0
+end
+
+function verbs.help(args)
+  local verb = args[1]
+  if verb == nil then return io.stdout:write(USAGE) and 0 end
+  if HELP[verb] then return io.stdout:write(HELP[verb]) and 0 end
+  return misuse(("help: there is no verb %s"):format(verb))
+end
+
+--- Runs the command. Returns its exit code.
+---@param args string[]
+---@return integer
+function cli.main(args)
+  local verb = args[1]
+  if verb == nil then
+    io.stderr:write(USAGE)
+    return MISUSED
+  end
+  if verb == "--help" or verb == "-h" then verb = "help" end
+  if verb == "--version" then verb = "version" end
+  if LATER_VERBS[verb] then return misuse(("%s is not there yet"):format(verb)) end
+  if not verbs[verb] then
+    local near = flags.nearest(verb, verbs)
+    return misuse(("unknown verb %s%s; see pool --help"):format(verb, near and (", did you mean %s?"):format(near) or ""))
+  end
+  return verbs[verb](table.move(args, 2, #args, 1, {}))
+end
+
+return cli
