@@ -103,8 +103,17 @@ static void pool_at(struct pool *p, usec now) {
     p->since = p->now = now;
   }
   if (now <= p->now) return;
-  p->leased_time += (now - p->now) * p->counts[SLOT_LEASED];
+  usec leased;
+  bool too_long = __builtin_mul_overflow(now - p->now, (usec)p->counts[SLOT_LEASED], &leased);
+  if (too_long || __builtin_add_overflow(p->leased_time, leased, &p->leased_time)) p->leased_time = NEVER;
   p->now = now;
+}
+
+/* Before this time the clock alone, or a connection that changes hands with nobody in line, gives the pump nothing to do. */
+static usec pool_wake(const struct pool *p) {
+  bool stirred = p->queue.count > 0 || p->settings.min_idle > 0 || idle_overflow(p) > 0 || !list_empty(&p->suspects) ||
+                 !list_empty(&p->due) || !list_empty(&p->grace);
+  return stirred ? INT64_MIN : pool_deadline(p);
 }
 
 static void pool_pump(struct pool *p) {
@@ -116,7 +125,21 @@ static void pool_pump(struct pool *p) {
   if (p->unbegun > 0) line_elide(p);
   if (p->counts[SLOT_IDLE] > 0) idle_shrink(p);
   if (!list_empty(&p->due)) idle_recycle(p);
+  if (p->queue.count > 0) line_serve(p); /* one proven this instant may have come to the front */
   if (p->settings.min_idle > 0) idle_fill(p);
+  p->wake = pool_wake(p);
+}
+
+/* After nothing but idle -> leased or leased -> idle, with nobody in line. Spares the pump where it would find nothing to do, which
+   is nearly always: no deadline has come, and none came closer but that of the connection just idle. */
+static void pool_pump_if_due(struct pool *p) {
+  if (p->now >= p->wake) pool_pump(p);
+}
+
+static void pool_returned(struct pool *p, const struct slot *s) {
+  if (p->settings.shrink_after > 0) p->wake = usec_earlier(p->wake, usec_after(p->now, p->settings.shrink_after));
+  if (s->state != SLOT_IDLE || s->generation < p->generation || s->expires <= p->now) pool_pump(p);
+  else pool_pump_if_due(p);
 }
 
 void pool_tick(struct pool *p, usec now) {
@@ -150,8 +173,7 @@ static enum pool_err pool_line_up(struct pool *p, struct waiter *w) {
 
 enum pool_err pool_acquire(struct pool *p, struct waiter *w, usec now) {
   struct slot *s;
-  enum pool_err err = POOL_OK;
-  INSIST(w->state == WAITER_OUT && w->todo.kind == ACTION_NONE);
+  INSIST(w->state == WAITER_OUT);
   pool_at(p, now);
   w->slot = NULL;
   w->failed = POOL_OK;
@@ -159,9 +181,12 @@ enum pool_err pool_acquire(struct pool *p, struct waiter *w, usec now) {
   w->waited = 0;
   w->idle_only = w->deadline <= p->now;
   p->counters.arrivals++;
-  if (p->draining) err = line_refuse(p, w, POOL_CLOSED);
-  else if (p->queue.count == 0 && !p->paused && (s = line_ready(p)) != NULL) line_grant(p, w, s);
-  else err = pool_line_up(p, w);
+  if (p->queue.count == 0 && !p->paused && (s = line_ready(p)) != NULL) {
+    line_grant(p, w, s);
+    pool_pump_if_due(p);
+    return POOL_OK;
+  }
+  enum pool_err err = p->draining ? line_refuse(p, w, POOL_CLOSED) : pool_line_up(p, w);
   pool_pump(p);
   return w->state == WAITER_FAILED ? w->failed : err;
 }
@@ -197,7 +222,10 @@ void pool_release(struct pool *p, struct slot *s, usec now, enum outcome outcome
   pool_at(p, now);
   pool_take_back(p, s);
   switch (outcome) {
-    case OUTCOME_CLEAN: slot_settle(p, s, false); break;
+    case OUTCOME_CLEAN:
+      slot_settle(p, s, false);
+      pool_returned(p, s);
+      return;
     case OUTCOME_DIRTY: slot_reset(p, s); break;
     case OUTCOME_BROKEN:
       p->counters.lost += !s->dead;
@@ -296,10 +324,10 @@ static void pool_shorten(struct pool *p) {
 }
 
 enum pool_err pool_configure(struct pool *p, const struct settings *settings, usec now) {
-  pool_at(p, now);
   if (settings->size_limit != p->settings.size_limit) return POOL_SETTINGS;
   enum pool_err err = settings_check(settings, NULL);
   if (err != POOL_OK) return err;
+  pool_at(p, now);
   bool ages = settings->recycle != p->settings.recycle || settings->recycle_jitter != p->settings.recycle_jitter;
   p->settings = *settings;
   if (ages) pool_shorten(p);

@@ -10,7 +10,7 @@
 /* Each slot by itself: its state, flags and partners agree. */
 static void assert_slot(const struct pool *p, const struct slot *s) {
   bool connected = s->state == SLOT_IDLE || s->state == SLOT_CHECKING || s->state == SLOT_LEASED || s->state == SLOT_RESETTING;
-  INSIST(s->since <= p->now && s->generation <= p->generation);
+  INSIST((s->state == SLOT_EMPTY || s->since <= p->now) && s->generation <= p->generation);
   INSIST(!s->retire || s->state == SLOT_OPENING || s->state == SLOT_CHECKING || s->state == SLOT_LEASED || s->state == SLOT_RESETTING);
   INSIST(s->replacement == (s->relieves != NULL));
   INSIST(s->relieves == NULL || (s->state == SLOT_OPENING && s->relieves->relief == s && !s->retire));

@@ -14,11 +14,6 @@
 */
 #include "pool_internal.h"
 
-/* Connections that are to stay, beyond `size`. A replacement is not one more, nor is what is retiring. */
-static int idle_overflow(const struct pool *p) {
-  return pool_total(p) - p->counts[SLOT_CLOSING] - p->replacing - p->retiring - p->settings.size;
-}
-
 static int idle_kept(const struct pool *p) { return p->settings.size > 0 ? p->settings.min_idle : 0; }
 
 static struct slot *idle_oldest(const struct pool *p) {

@@ -21,6 +21,7 @@
 struct pool {
   struct settings settings;
   usec now, since;                    /* the latest input's, never backwards; the first one's */
+  usec wake;                          /* pool_deadline() or earlier: before it time alone gives the pump nothing to do */
   bool begun, paused, draining;
   int cap, limit;                     /* the outside budget; min(size + max_overflow, cap, size_limit) */
   int ceiling;                        /* >= limit: what a shrink found; total never exceeds it, and it only sinks to limit */
@@ -53,7 +54,7 @@ struct pool {
 
 static inline usec usec_after(usec at, usec pause) {
   usec sum;
-  return __builtin_add_overflow(at, pause, &sum) ? NEVER : sum;
+  return pause == NEVER || __builtin_add_overflow(at, pause, &sum) ? NEVER : sum;
 }
 static inline usec usec_earlier(usec a, usec b) { return a < b ? a : b; }
 static inline int int_max(int a, int b) { return a > b ? a : b; }
@@ -106,6 +107,11 @@ void line_back_off(struct pool *, const struct slot *, const struct pool_error *
 usec line_deadline(const struct pool *);
 
 /* ---- pool_idle.c ---- */
+
+/* Connections that are to stay, beyond `size`. A replacement is not one more, nor is what is retiring. */
+static inline int idle_overflow(const struct pool *p) {
+  return pool_total(p) - p->counts[SLOT_CLOSING] - p->replacing - p->retiring - p->settings.size;
+}
 
 void idle_age(struct pool *);                         /* check deadlines, CHECK_GRACE, expiries that have come */
 void idle_check_suspects(struct pool *);

@@ -115,9 +115,13 @@ static void line_open(struct pool *p) {
   while (line_need(p) > 0 && line_may_open(p)) slot_open(p, NULL);
 }
 
+/* Behind one that came back this instant there may be one that was proven this instant (pre_ping_after 0): hence line_serve. */
 static void line_check(struct pool *p) {
   struct list *idle = &p->states[SLOT_IDLE];
-  while (!list_empty(idle) && line_check_need(p) > 0) slot_check(p, CONTAINER(idle->next, struct slot, link));
+  while (!list_empty(idle) && line_check_need(p) > 0) {
+    slot_check(p, CONTAINER(idle->next, struct slot, link));
+    line_serve(p);
+  }
 }
 
 void line_meet(struct pool *p) {
@@ -161,6 +165,7 @@ void line_back_off(struct pool *p, const struct slot *s, const struct pool_error
   const struct settings *set = &p->settings;
   bool same_outage = p->failing && s->since <= p->failed_at;
   p->failure = *error;
+  if (p->failure.kind == POOL_OK) p->failure.kind = POOL_CONNECT; /* kind says that there is a failure */
   if (!p->failing) p->backoff = set->backoff_min;
   else if (!same_outage) p->backoff = p->backoff > set->backoff_max / 2 ? set->backoff_max : p->backoff * 2;
   if (p->backoff < SHORTEST_PAUSE) p->backoff = SHORTEST_PAUSE;
