@@ -161,6 +161,7 @@ void engine_drain(struct engine *e) {
 }
 
 void engine_cut(struct engine *e) {
+  e->cutting = true;
   while (!list_empty(&e->leases)) {
     struct conn *c = CONTAINER(e->leases.next, struct conn, leased);
     engine_retire(c);
@@ -174,6 +175,7 @@ void engine_cut(struct engine *e) {
     if (e->events.lost) e->events.lost(e->user, c);
     engine_setup_done(c, &e->error);
   }
+  e->cutting = false;
 }
 
 void engine_when_empty(struct engine *e, void (*done)(void *), void *user) {

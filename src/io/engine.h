@@ -49,6 +49,7 @@ struct conn {
   bool retire;            /* to be closed at its return: invalidated, or its server became a standby */
   bool timed_out;         /* its statement was cancelled for statement_timeout */
   bool moving;            /* the driver may put another file under its descriptor; a cancel is under way */
+  bool parting;           /* CLOSING: the goodbye is under way (before: the cancel of its statement) */
   struct pool_error *why; /* of a dead one: how it died; malloc'd, may be NULL */
   int attempts;           /* addresses still to be given a share of connect_timeout */
   uint64_t id;            /* of the connection: 1, 2 ... */

@@ -214,7 +214,10 @@ static void conn_drop_calls(struct conn *c) {
   struct call *running = c->call, *held = c->held;
   struct pool_error *error = &c->engine->error;
   c->call = c->held = NULL;
-  error_set(error, POOL_CANCELLED, "the connection was released while the statement ran");
+  if (c->engine->cutting)
+    error_set(error, POOL_CLOSED, "the pool was closed while the statement ran");
+  else
+    error_set(error, POOL_CANCELLED, "the connection was released while the statement ran");
   if (running) call_fail(running, error);
   if (held) call_fail(held, error);
 }

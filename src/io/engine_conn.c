@@ -49,7 +49,7 @@ void conn_discard(struct conn *c) {
   if (c->db) c->engine->driver->abandon(c->db);
   c->db = NULL;
   c->job = CONN_EMPTY;
-  c->streaming = c->dead = c->retire = c->timed_out = c->moving = false;
+  c->streaming = c->dead = c->retire = c->timed_out = c->moving = c->parting = false;
   free(c->why);
   c->why = NULL;
 }
@@ -157,9 +157,28 @@ void conn_close(struct conn *c) {
   }
   c->job = CONN_CLOSING;
   c->moving = true;
-  conn_start_timer(c, CLOSE_TIMEOUT);
   watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
-  d->close(c->db);
+  c->parting = status != DB_BUSY;
+  if (c->parting)
+    d->close(c->db);
+  else /* the server would not hear a goodbye before its statement is over */
+    d->cancel(c->db);
+  conn_start_timer(c, CLOSE_TIMEOUT);
+  conn_step(c);
+}
+
+/* A step of closing came to its end: the cancelled statement's, or the goodbye's. */
+static void conn_close_on(struct conn *c) {
+  const struct driver *d = c->engine->driver;
+  if (c->parting || d->status(c->db) == DB_DEAD) {
+    conn_closed(c);
+    return;
+  }
+  d->free_result(d->result(c->db));
+  if (d->finished(c->db)) {
+    c->parting = true;
+    d->close(c->db);
+  }
   conn_step(c);
 }
 
@@ -293,7 +312,7 @@ static void conn_done(struct conn *c) {
       conn_watch(c, LOOP_READ);
       pool_reset_done(e->core, c->slot, now, true);
       return;
-    case CONN_CLOSING: conn_closed(c); return;
+    case CONN_CLOSING: conn_close_on(c); return;
     case CONN_EMPTY:
     case CONN_SETUP:
     case CONN_IDLE:
@@ -322,7 +341,7 @@ static void conn_failed(struct conn *c, struct pool_error *error) {
       c->job = CONN_IDLE;
       pool_reset_done(e->core, c->slot, now, false);
       return;
-    case CONN_CLOSING: conn_closed(c); return;
+    case CONN_CLOSING: conn_close_on(c); return;
     case CONN_EMPTY:
     case CONN_SETUP:
     case CONN_IDLE:

@@ -24,7 +24,7 @@ struct engine {
   struct timer tick;       /* pool_deadline */
   uint64_t serial;         /* of leases and connections */
   usec alive;              /* when a server last answered */
-  bool setup_wanted, destroying;
+  bool setup_wanted, destroying, cutting;
   void (*empty)(void *user);
   void *empty_user;
   struct pool_error error; /* scratch for the driver: too large to clear at every step */

@@ -34,8 +34,7 @@ static int line_call(lua_State *L) {
   return 0;
 }
 
-static bool lines_run(struct drain *d) {
-  struct runtime *r = CONTAINER(d, struct runtime, lines);
+static bool log_run(struct runtime *r) {
   struct list *node;
   bool did = false;
   while ((node = list_shift(&r->log)) != NULL) {
@@ -71,6 +70,40 @@ void lruntime_log(struct runtime *r, const char *level, const char *format, ...)
   list_append(&r->log, &line->link);
 }
 
+/* ---- deferred work ---- */
+
+void lruntime_defer(struct runtime *r, struct deferred *d) {
+  if (list_empty(&d->link)) list_append(&r->deferred, &d->link);
+}
+
+static int deferred_call(lua_State *L) {
+  struct deferred *d = lua_touserdata(L, 1);
+  d->run(L, d);
+  return 0;
+}
+
+static bool deferred_run(struct runtime *r) {
+  struct list *node;
+  bool did = false;
+  while ((node = list_shift(&r->deferred)) != NULL) {
+    lua_State *L = r->host;
+    lua_pushcfunction(L, deferred_call);
+    lua_pushlightuserdata(L, CONTAINER(node, struct deferred, link));
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+      lruntime_log(r, "error", "%s", lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an event's function failed");
+      lua_pop(L, 1);
+    }
+    did = true;
+  }
+  return did;
+}
+
+static bool lines_run(struct drain *d) {
+  struct runtime *r = CONTAINER(d, struct runtime, lines);
+  bool did = deferred_run(r);
+  return log_run(r) || did;
+}
+
 /* Last of all finalizers of the state: it was the first object made. */
 static int runtime_gc(lua_State *L) {
   struct runtime *r = luaL_checkudata(L, 1, LRUNTIME_NAME);
@@ -94,6 +127,7 @@ static struct runtime *runtime_make(lua_State *L) {
   list_init(&r->ready);
   list_init(&r->all);
   list_init(&r->failures);
+  list_init(&r->deferred);
   list_init(&r->log);
   if (luaL_newmetatable(L, LRUNTIME_NAME)) {
     lua_pushcfunction(L, runtime_gc);

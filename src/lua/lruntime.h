@@ -18,6 +18,12 @@ struct log_line {
   char message[];
 };
 
+/* Lua code to be run at the loop's next drain, from where Lua must not run. Embedded in its owner. */
+struct deferred {
+  struct list link;  /* list_init at first */
+  void (*run)(lua_State *L, struct deferred *); /* protected; a raise is logged */
+};
+
 struct runtime {
   struct loop *loop;
   lua_State *main;        /* the state's main thread */
@@ -29,6 +35,7 @@ struct runtime {
   struct list failures;   /* failed tasks that nobody joined yet */
   struct list log;        /* struct log_line, oldest first */
   struct list mark;       /* in ready while a batch runs: where it ends */
+  struct list deferred;   /* struct deferred */
   struct drain tasks, lines;
   int barred;             /* > 0: Lua code runs that must not wait (a log function, an event) */
   bool running;           /* inside pool.run */
@@ -44,6 +51,14 @@ const char *lruntime_home(lua_State *L);
 
 /* Hands a line to pool.log at the loop's next drain. From anywhere, in Lua or not; a line is dropped when memory is short. */
 void lruntime_log(struct runtime *, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Puts it in line to be run; harmless when it is already. Take it off with list_remove before its owner goes. */
+void lruntime_defer(struct runtime *, struct deferred *);
+
+/* A duration argument in seconds, checked: raises naming `what`. NEVER for huge ones. */
+usec lruntime_check_seconds(lua_State *L, int index, const char *what);
+usec lruntime_after(usec now, usec duration); /* never overflows */
+
 
 void lruntime_open(lua_State *L); /* sets now, home, set_log … in the table on top of the stack */
 

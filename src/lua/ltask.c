@@ -40,9 +40,17 @@ enum pool_err ltask_interrupted(const struct task *t) { return (enum pool_err)t-
 void *ltask_scratch(struct task *t) { return t->scratch; }
 struct task *ltask_of_scratch(void *scratch) { return CONTAINER(scratch, struct task, scratch); }
 void ltask_hold(struct task *t, struct holding *h) { list_append(&t->holdings, &h->link); }
-bool ltask_is_waiting(const struct task *t) { return t->status == TASK_WAITING; }
+void ltask_set_line(struct task *t, const void *pool) { t->line = pool; }
+const void *ltask_line(const struct task *t) { return t->line; }
 bool ltask_failed(const struct task *t) { return t->status == TASK_FAILED || t->status == TASK_CANCELLED; }
 bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
+
+bool ltask_holds(const struct task *t, bool (*is)(const struct holding *, const void *), const void *user) {
+  LIST_EACH(node, &t->holdings) {
+    if (is(CONTAINER(node, struct holding, link), user)) return true;
+  }
+  return false;
+}
 
 void task_push(lua_State *L, struct task *t) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, t);
@@ -418,6 +426,21 @@ void ltask_forget_all(struct runtime *r) {
   if (r->self) timer_stop(r->loop, &r->self->timer);
   list_init(&r->ready);
   list_init(&r->failures);
+}
+
+const char *ltask_failure(const struct task *t) { return t->report; }
+void ltask_forget_failure(struct task *t) { task_joined(t); }
+
+void ltask_again(struct task *t) {
+  t->woken = false;
+  t->interrupted = POOL_OK;
+}
+
+void ltask_push_traceback(lua_State *L, struct task *t) {
+  if (t->co)
+    luaL_traceback(L, t->co, NULL, 0);
+  else
+    lua_pushliteral(L, "");
 }
 
 const char *ltask_where(struct task *t, char *buffer, size_t size) {

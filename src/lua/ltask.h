@@ -63,7 +63,10 @@ void ltask_hold(struct task *, struct holding *);
 
 /* Where the task is now, "file:line", into the buffer; "" when unknown. For messages. */
 const char *ltask_where(struct task *, char *buffer, size_t size);
-bool ltask_is_waiting(const struct task *);
+/* The pool in whose line the task waits, NULL when in none: for telling a deadlock from a shortage. */
+void ltask_set_line(struct task *, const void *pool);
+const void *ltask_line(const struct task *);
+bool ltask_holds(const struct task *, bool (*is)(const struct holding *, const void *), const void *user); /* something such? */
 
 /* Starts function + nargs arguments on top of L as a task; pops them, pushes the Task. `finished` (may be NULL) is called
    once when it has ended, however it ended, from the scheduler: not in Lua, must not raise or free the task. `deadline`: as
@@ -71,6 +74,10 @@ bool ltask_is_waiting(const struct task *);
 struct task *ltask_spawn(lua_State *L, int nargs, void (*finished)(struct task *, void *user), void *user, usec deadline);
 void ltask_cancel(struct task *);         /* as task:cancel(); from C, outside the task */
 bool ltask_failed(const struct task *);   /* ended by an error or a cancel */
+const char *ltask_failure(const struct task *);   /* in `finished`: the error's text, NULL when it is somebody's already or there is none */
+void ltask_forget_failure(struct task *);         /* nobody needs to hear of it */
+void ltask_again(struct task *);                  /* in a continuation that waits once more */
+void ltask_push_traceback(lua_State *L, struct task *); /* where it is now, as text */
 
 /* For lruntime. */
 struct task *ltask_make_self(lua_State *L, struct runtime *); /* pushes it */

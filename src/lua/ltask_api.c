@@ -297,7 +297,7 @@ static int all_k(lua_State *L, int status, lua_KContext context) {
   struct group *g = *(struct group **)ltask_scratch(me);
   if (g->remaining > 0) { /* one failed: the others are cancelled, and awaited */
     group_cancel(g);
-    me->woken = false;
+    ltask_again(me);
     return ltask_wait(L, me, all_abort, all_k);
   }
   int failed = g->failed;

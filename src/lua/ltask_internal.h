@@ -28,6 +28,7 @@ struct task {
   char *report;           /* of a failure nobody joined yet: what to log; malloc'd */
   usec deadline;          /* pool.deadline's, the earliest */
   struct timer timer;     /* of the wait under way */
+  const void *line;       /* the pool in whose line it waits */
   ltask_abort_fn abort;
   void (*finished)(struct task *, void *user);
   void *user;
@@ -43,9 +44,5 @@ void task_joined(struct task *t);  /* its failure, if it is one, is somebody's n
 void task_report(struct task *t);  /* logs the failure nobody joined, once */
 /* Turns the loop, on L, until over(user); each turn waits until `until` at most. */
 void task_run_until(lua_State *L, struct runtime *r, usec until, bool (*over)(void *), void *user);
-
-/* A duration argument in seconds, checked: raises naming `what`. NEVER for huge ones. */
-usec lruntime_check_seconds(lua_State *L, int index, const char *what);
-usec lruntime_after(usec now, usec duration); /* never overflows */
 
 #endif

@@ -1,0 +1,202 @@
+--- Transactions: begin, commit and rollback of a connection, and transaction() of pools and connections.
+---
+--- A transaction that is not committed needs no undoing here: its connection goes back, and the engine rolls back before
+--- anybody else gets it. So an error passes through untouched, with its own traceback. Only a savepoint, whose connection
+--- stays, is rolled back in place.
+
+local core = require "pool.core"
+
+local Connection, Pool = core.connection_methods, core.pool_methods
+local unpack, pack = table.unpack, table.pack
+
+local OPTIONS = { isolation = "string", read_only = "boolean", deferrable = "boolean", retries = "number" }
+local ISOLATION = { ["read committed"] = true, ["repeatable read"] = true, serializable = true, ["read uncommitted"] = true }
+local BACKOFF_MIN, BACKOFF_MAX = 0.01, 0.5 -- seconds between the tries of a transaction that could not be serialized
+
+--- What a task is in the middle of: task -> pool -> connection.
+local active = {}
+
+--- How many savepoints a connection is inside.
+local depths = setmetatable({}, { __mode = "k" })
+
+local function check_options(options, who)
+  if options == nil then return {} end
+  if type(options) ~= "table" then core.misuse(("%s: options must be a table, not a %s"):format(who, type(options))) end
+  for name, value in pairs(options) do
+    local wanted = OPTIONS[name]
+    if not wanted then
+      core.misuse(("%s: unknown option '%s' (isolation, read_only, deferrable, retries)"):format(who, tostring(name)))
+    end
+    if type(value) ~= wanted then core.misuse(("%s: %s must be a %s, not a %s"):format(who, name, wanted, type(value))) end
+  end
+  if options.isolation and not ISOLATION[options.isolation:lower()] then
+    core.misuse(("%s: isolation '%s' is none of read committed, repeatable read, serializable"):format(who, options.isolation))
+  end
+  local retries = options.retries
+  if retries and (math.type(retries) ~= "integer" or retries < 0) then
+    core.misuse(("%s: retries must be a whole number from 0 up, not %s"):format(who, tostring(retries)))
+  end
+  return options
+end
+
+local function check_function(fn, who)
+  if type(fn) ~= "function" then core.misuse(("%s: a function is wanted, not a %s"):format(who, type(fn))) end
+end
+
+local function begin_sql(connection, options)
+  return core.begin_sql(connection.db, options.isolation and options.isolation:lower(), options.read_only, options.deferrable)
+end
+
+--- Begins a transaction.
+---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean }
+---@return true | nil ok, pool.Error? err
+function Connection:begin(options)
+  options = check_options(options, "c:begin")
+  if self.in_transaction then core.misuse("c:begin: a transaction is under way on this connection already (c:transaction nests)") end
+  local rows, err = self:query(begin_sql(self, options))
+  if not rows then return nil, err end
+  return true
+end
+
+--- Commits. A COMMIT that the server answers with ROLLBACK, because a statement had failed, is an error.
+---@return true | nil ok, pool.Error? err
+function Connection:commit()
+  local rows, err = self:query("COMMIT")
+  if not rows then return nil, err end
+  if rows.command == "ROLLBACK" then
+    return nil, core.error { kind = "query", sqlstate = "25P02",
+      message = "the transaction was rolled back instead of committed: a statement in it had failed" }
+  end
+  return true
+end
+
+---@return true | nil ok, pool.Error? err
+function Connection:rollback()
+  local rows, err = self:query("ROLLBACK")
+  if not rows then return nil, err end
+  return true
+end
+
+--- "Commits unless fn returns nil and an error": hands on fn's results, true when there are none.
+local function settle(finish, ...)
+  local first, second = ...
+  if first == nil and second ~= nil then return nil, second end
+  local ok, err = finish()
+  if not ok then return nil, err end
+  if select("#", ...) == 0 then return true end
+  return ...
+end
+
+local function savepoint_undo(connection, name)
+  depths[connection] = depths[connection] - 1
+  return connection:exec(("ROLLBACK TO SAVEPOINT %s; RELEASE SAVEPOINT %s"):format(name, name))
+end
+
+local function savepoint(connection, fn)
+  local depth = (depths[connection] or 0) + 1
+  depths[connection] = depth
+  local name = "pool_" .. depth
+  local ok, err = connection:exec("SAVEPOINT " .. name)
+  if not ok then
+    depths[connection] = depth - 1
+    return nil, err
+  end
+  local results = pack(pcall(fn, connection))
+  if not results[1] then
+    savepoint_undo(connection, name)
+    error(results[2], 0)
+  end
+  if results[2] == nil and results[3] ~= nil then
+    savepoint_undo(connection, name)
+    return nil, results[3]
+  end
+  depths[connection] = depth - 1
+  return settle(function() return connection:exec("RELEASE SAVEPOINT " .. name) end, unpack(results, 2, results.n))
+end
+
+local leave = { __close = function(mark)
+  local mine = active[mark.task]
+  mine[mark.db] = nil
+  if next(mine) == nil then active[mark.task] = nil end
+end }
+
+--- Notes that the running task is inside a transaction of `db`; close what it returns.
+local function enter(db, connection)
+  local task = core.task_key()
+  active[task] = active[task] or {}
+  active[task][db] = connection
+  return setmetatable({ task = task, db = db }, leave)
+end
+
+local function current(db)
+  local mine = active[core.task_key()]
+  return mine and mine[db]
+end
+
+local function once(db, fn, options)
+  local connection, err = db:acquire()
+  if not connection then return nil, err end
+  local _ <close> = connection
+  local ok
+  ok, err = connection:begin(options)
+  if not ok then return nil, err end
+  local _ <close> = enter(db, connection)
+  return settle(function()
+    if not connection.in_transaction then return true end -- fn ended it itself
+    return connection:commit()
+  end, fn(connection))
+end
+
+local function may_retry(err) return core.is_error(err) and (err.sqlstate == "40001" or err.sqlstate == "40P01") end
+
+local function with_retries(db, fn, options, retries)
+  local backoff = BACKOFF_MIN
+  while true do
+    local results = pack(pcall(once, db, fn, options))
+    local err
+    if results[1] then err = results[2] == nil and results[3] or nil else err = results[2] end
+    if not may_retry(err) or retries == 0 then
+      if not results[1] then error(err, 0) end
+      return unpack(results, 2, results.n)
+    end
+    retries = retries - 1
+    local slept, late = core.sleep(backoff * (0.5 + math.random() / 2))
+    if slept == nil and late then return nil, late end
+    backoff = math.min(backoff * 2, BACKOFF_MAX)
+  end
+end
+
+--- Runs fn(tx) in a transaction on one connection: commits unless fn raises or returns nil and an error. Inside a transaction
+--- of the same task it is a savepoint. With retries, 40001 and 40P01 run fn again, also when COMMIT met them.
+---@param fn fun(tx: pool.Connection): ...
+---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean, retries?: integer }
+---@return any ... fn's results, true if none; or nil, err
+function Pool:transaction(fn, options)
+  check_function(fn, "db:transaction")
+  options = check_options(options, "db:transaction")
+  local inside = current(self)
+  if inside then return savepoint(inside, fn) end
+  local retries = options.retries or 0
+  if retries == 0 then return once(self, fn, options) end
+  return with_retries(self, fn, options, retries)
+end
+
+--- The same on a connection that one has: a savepoint when it is in a transaction already.
+---@param fn fun(tx: pool.Connection): ...
+---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean }
+---@return any ... fn's results, true if none; or nil, err
+function Connection:transaction(fn, options)
+  check_function(fn, "c:transaction")
+  options = check_options(options, "c:transaction")
+  if options.retries then core.misuse("c:transaction: retries is db:transaction's: here the connection is yours") end
+  if self.in_transaction then return savepoint(self, fn) end
+  local ok, err = self:begin(options)
+  if not ok then return nil, err end
+  local results = pack(pcall(fn, self))
+  if not results[1] or (results[2] == nil and results[3] ~= nil) then
+    self:rollback()
+    if not results[1] then error(results[2], 0) end
+    return nil, results[3]
+  end
+  return settle(function() return self:commit() end, unpack(results, 2, results.n))
+end

@@ -1,0 +1,303 @@
+/*
+** lconnection: "pool.Connection", a lease in Lua's hands.
+**
+** The userdata points at the slot's lease and remembers its number: a connection that was given back, by whomever, no longer
+** matches and every use of it raises, while the slot may long serve somebody else. __close and __gc are the same idempotent
+** function; what the server still has to be told (ROLLBACK, cancel, reset) is the engine's work afterwards.
+*/
+#include <string.h>
+
+#include "lpool.h"
+
+struct lconnection {
+  struct lease *lease;
+  struct lpool *pool;
+  uint64_t serial;
+};
+
+/* ---- leases ---- */
+
+struct lease *lpool_lease(struct lpool *p, const struct conn *c) {
+  struct lease *l = &p->leases[c->slot->index];
+  return l->serial != 0 && l->serial == c->lease ? l : NULL;
+}
+
+static bool lease_current(const struct lease *l, uint64_t serial) {
+  return l->serial == serial && l->conn && l->conn->lease == serial;
+}
+
+void lease_end(struct lease *l) {
+  struct conn *c = l->conn;
+  list_remove(&l->holding.link);
+  l->serial = 0;
+  l->conn = NULL;
+  l->task = NULL;
+  if (c->slot->state == SLOT_LEASED) engine_release(c); /* a set-up's ends by engine_setup_done */
+}
+
+/* Its task ended and had not given it back. */
+static void lease_drop(struct holding *h) {
+  struct lease *l = CONTAINER(h, struct lease, holding);
+  l->pool->leaks++;
+  if (l->conn->slot->state == SLOT_LEASED && l->line > 0)
+    lruntime_log(l->pool->runtime, "warn", "a task ended holding connection %llu, acquired at %s:%d: it was taken back",
+                 (unsigned long long)l->conn->id, l->source, l->line);
+  lease_end(l);
+}
+
+void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
+  struct lease *l = &p->leases[c->slot->index];
+  l->pool = p;
+  l->conn = c;
+  l->task = t;
+  l->serial = c->lease;
+  l->since = loop_now(p->runtime->loop);
+  l->line = 0;
+  l->reported = false;
+  l->source[0] = '\0';
+  l->holding.drop = lease_drop;
+  ltask_hold(t, &l->holding);
+  lpool_watch_leaks(p);
+}
+
+void lconnection_push(lua_State *L, struct lease *l, int index) {
+  index = lua_absindex(L, index);
+  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
+  c->lease = l;
+  c->pool = l->pool;
+  c->serial = l->serial;
+  luaL_setmetatable(L, LCONNECTION_NAME);
+  lua_pushvalue(L, index);
+  lua_setiuservalue(L, -2, 1);
+}
+
+struct lease *lconnection_check(lua_State *L, int index, const char *who) {
+  struct lconnection *c = luaL_testudata(L, index, LCONNECTION_NAME);
+  if (!c) lerror_misuse(L, "%s: call it on a connection, with a colon; got %s", who, luaL_typename(L, index));
+  if (!c->pool->engine || !lease_current(c->lease, c->serial)) lerror_misuse(L, "%s: this connection was released", who);
+  return c->lease;
+}
+
+/* The same for statements: the world may have ended the lease (db:close). true: fit; else nil and an error are pushed. */
+static bool connection_fit(lua_State *L, const char *who, struct lease **out) {
+  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  if (c && c->pool->closed && !lease_current(c->lease, c->serial)) {
+    lerror_fail(L, POOL_CLOSED, "the pool was closed");
+    return false;
+  }
+  *out = lconnection_check(L, 1, who);
+  return true;
+}
+
+/* ---- db:acquire ---- */
+
+static void acquire_note_place(lua_State *L, struct lease *l) {
+  lua_Debug ar;
+  if (!lerror_caller(L, &ar)) return;
+  l->line = ar.currentline;
+  memcpy(l->source, ar.short_src, sizeof l->source);
+}
+
+static int acquire_k(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  struct task *t = (struct task *)context;
+  struct lcall *q = ltask_scratch(t);
+  if (!lquery_ok(L, t, q, 1)) return 2;
+  struct lease *l = lpool_lease(q->pool, q->call.conn);
+  acquire_note_place(L, l);
+  lconnection_push(L, l, 1);
+  if (q->pool->events & EVENT_ACQUIRE) {
+    lua_pushvalue(L, -1);
+    lpool_emit(L, 1, "acquire", 1);
+  }
+  return 1;
+}
+
+static usec acquire_timeout(lua_State *L, const struct lpool *p) {
+  usec timeout = p->settings.pool.timeout;
+  if (lua_isnoneornil(L, 2)) return timeout;
+  if (!lua_istable(L, 2)) lerror_misuse(L, "db:acquire: a table is wanted ({timeout = seconds}), not %s", luaL_typename(L, 2));
+  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+    if (strcmp(key, "timeout") == 0)
+      timeout = lruntime_check_seconds(L, -1, "db:acquire timeout");
+    else if (strcmp(key, "key") == 0 || strcmp(key, "priority") == 0)
+      lerror_misuse(L, "db:acquire: '%s' is not there yet (fair sharing comes with the tuning policies)", key);
+    else
+      lerror_misuse(L, "db:acquire: unknown option '%s' (timeout)", key);
+  }
+  return timeout;
+}
+
+int lconnection_acquire(lua_State *L) {
+  struct lpool *p = lpool_check(L, 1);
+  lua_settop(L, 2);
+  usec timeout = acquire_timeout(L, p);
+  struct task *t = ltask_enter(L);
+  lquery_check_nested(L, p, t);
+  struct lcall *q = lquery_begin(t, p);
+  ltask_set_line(t, p);
+  engine_lease(p->engine, &q->call, lruntime_after(loop_now(p->runtime->loop), timeout));
+  return lquery_wait(L, t, acquire_k);
+}
+
+/* ---- giving back ---- */
+
+static const char *release_outcome(const struct lease *l) {
+  const struct conn *c = l->conn;
+  if (c->dead) return "lost";
+  if (c->retire) return "retired";
+  return engine_driver(l->pool->engine)->needs_reset(c->db) ? "reset" : "clean";
+}
+
+/* Stack: the Connection at 1. */
+static void connection_emit_release(lua_State *L, struct lease *l) {
+  lua_getiuservalue(L, 1, 1);
+  int pool = lua_gettop(L);
+  lua_pushvalue(L, 1);
+  lua_pushstring(L, release_outcome(l));
+  lpool_emit(L, pool, "release", 2);
+  lua_pop(L, 1);
+}
+
+/* __close, __gc and release: idempotent. */
+static int connection_release(lua_State *L) {
+  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  if (!c) return lerror_misuse(L, "c:release(): call it on a connection, with a colon; got %s", luaL_typename(L, 1));
+  if (!c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
+  if (c->pool->events & EVENT_RELEASE) connection_emit_release(L, c->lease);
+  if (lease_current(c->lease, c->serial)) lease_end(c->lease);
+  return 0;
+}
+
+static int connection_gc(lua_State *L) {
+  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  if (!c || !c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
+  struct lease *l = c->lease;
+  l->pool->leaks++;
+  lruntime_log(l->pool->runtime, "warn", "connection %llu, acquired at %s:%d, was never released: the collector took it back",
+               (unsigned long long)l->conn->id, l->source, l->line);
+  lease_end(l);
+  return 0;
+}
+
+/* c:detach(): the lease outlives the task; whoever has the Connection releases it. */
+static int connection_detach(lua_State *L) {
+  struct lease *l = lconnection_check(L, 1, "c:detach()");
+  list_remove(&l->holding.link);
+  l->task = NULL;
+  l->conn->borrower = NULL;
+  lua_settop(L, 1);
+  return 1;
+}
+
+static int connection_invalidate(lua_State *L) {
+  struct lease *l = lconnection_check(L, 1, "c:invalidate()");
+  engine_retire(l->conn);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+/* ---- statements ---- */
+
+static int connection_k(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  struct task *t = (struct task *)context;
+  struct lcall *q = ltask_scratch(t);
+  return lquery_ok(L, t, q, 1) ? lquery_give(L, q) : 2;
+}
+
+void lconnection_check_free(lua_State *L, const struct lease *l, const char *who) {
+  if (engine_busy(l->conn)) lerror_misuse(L, "%s: another task's statement is under way on this connection: one at a time", who);
+  if (l->conn->streaming) lerror_misuse(L, "%s: rows are still being read from this connection: finish or break that loop first", who);
+}
+
+static int connection_start(lua_State *L, const char *who, enum lquery_answer answer) {
+  struct lease *l;
+  if (!connection_fit(L, who, &l)) return 2;
+  struct task *t = ltask_enter(L);
+  lconnection_check_free(L, l, who);
+  struct lcall *q = lquery_begin(t, l->pool);
+  q->answer = (uint8_t)answer;
+  if (answer == ANSWER_DONE) {
+    if (lua_gettop(L) > 2) lerror_misuse(L, "c:exec takes a script and no parameters: use c:query");
+    q->call.statement.script = true;
+  }
+  if (!lquery_statement(L, q, 2, who)) return 2;
+  engine_run(l->conn, &q->call);
+  return lquery_wait(L, t, connection_k);
+}
+
+static int connection_query(lua_State *L) { return connection_start(L, "c:query", ANSWER_ROWS); }
+static int connection_json(lua_State *L) { return connection_start(L, "c:json", ANSWER_JSON); }
+static int connection_exec(lua_State *L) { return connection_start(L, "c:exec", ANSWER_DONE); }
+
+/* c:cancel() -> true: the statement under way was asked to stop, or there is none. */
+static int connection_cancel(lua_State *L) {
+  struct lease *l = lconnection_check(L, 1, "c:cancel()");
+  engine_cancel(l->conn);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+/* ---- fields ---- */
+
+static int connection_field(lua_State *L, const char *key) {
+  struct lease *l = lconnection_check(L, 1, "a connection's field");
+  const struct conn *c = l->conn;
+  const struct driver *d = engine_driver(l->pool->engine);
+  usec now = loop_update(l->pool->runtime->loop);
+  if (strcmp(key, "id") == 0)
+    lua_pushinteger(L, (lua_Integer)c->id);
+  else if (strcmp(key, "pid") == 0)
+    lua_pushinteger(L, d->pid(c->db));
+  else if (strcmp(key, "in_transaction") == 0) {
+    enum db_status status = d->status(c->db);
+    lua_pushboolean(L, status == DB_IN_TRANSACTION || status == DB_IN_FAILED_TRANSACTION);
+  } else if (strcmp(key, "age") == 0)
+    lua_pushnumber(L, (lua_Number)(now - c->slot->opened) / USEC_PER_SECOND);
+  else if (strcmp(key, "uses") == 0)
+    lua_pushinteger(L, (lua_Integer)c->slot->uses);
+  else if (strcmp(key, "db") == 0)
+    lua_getiuservalue(L, 1, 1);
+  else if (strcmp(key, "encrypted") == 0)
+    lua_pushboolean(L, d->encrypted(c->db));
+  else
+    return lerror_misuse(L, "a Connection has no '%s'", key);
+  return 1;
+}
+
+static int connection_index(lua_State *L) {
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
+  const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
+  return connection_field(L, key);
+}
+
+static int connection_tostring(lua_State *L) {
+  struct lconnection *c = luaL_checkudata(L, 1, LCONNECTION_NAME);
+  bool held = c->pool->engine && lease_current(c->lease, c->serial);
+  if (held)
+    lua_pushfstring(L, "pool.Connection %d", (int)c->lease->conn->id);
+  else
+    lua_pushliteral(L, "pool.Connection (released)");
+  return 1;
+}
+
+void lconnection_open(lua_State *L) {
+  static const luaL_Reg meta[] = {
+      {"__gc", connection_gc}, {"__close", connection_release}, {"__tostring", connection_tostring}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"query", connection_query},     {"json", connection_json},
+                                     {"exec", connection_exec},       {"release", connection_release},
+                                     {"detach", connection_detach},   {"invalidate", connection_invalidate},
+                                     {"cancel", connection_cancel},   {NULL, NULL}};
+  luaL_newmetatable(L, LCONNECTION_NAME);
+  luaL_setfuncs(L, meta, 0);
+  luaL_newlib(L, methods);
+  lcursor_open(L);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -4, "connection_methods");
+  lua_pushcclosure(L, connection_index, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}

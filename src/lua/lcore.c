@@ -1,0 +1,29 @@
+/*
+** lcore: the module `pool.core`: every file of this room opens its part of it. What people use is lua/pool.lua above it.
+*/
+#include "embed.h"
+#include "lerror.h"
+#include "ljson.h"
+#include "lpool.h"
+#include "lrows.h"
+#include "lruntime.h"
+#include "lserver.h"
+#include "lsettings.h"
+#include "lsignal.h"
+#include "ltask.h"
+
+int luaopen_pool_core(lua_State *L) {
+  luaL_checkversion(L);
+  lua_newtable(L);
+  lerror_open(L);
+  lruntime_open(L);
+  ltask_open(L);
+  lsettings_open(L);
+  ljson_open(L);
+  lrows_open(L);
+  lpool_open(L);
+  lconnection_open(L);
+  lserver_open(L);
+  lsignal_open(L);
+  return 1;
+}

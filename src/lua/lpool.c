@@ -1,0 +1,447 @@
+/*
+** lpool: "pool.Pool" itself: making one, changing it while it runs, closing it, and what the engine tells it.
+**
+** The engine's events come while no Lua may run: what Lua is to hear of them (a set-up, a closed connection) is noted and
+** told by deferred work. Ends: db:close drains, waits, cuts what is left after the grace and returns when the server has
+** let go of everything; the collector cuts at once. Both leave an object on which every call is answered with `closed`.
+*/
+#include "lpool.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+static const char pools_key = 0; /* registry: address -> Pool, weak */
+
+struct lpool *lpool_check(lua_State *L, int index) {
+  struct lpool *p = luaL_testudata(L, index, LPOOL_NAME);
+  if (!p) lerror_misuse(L, "a pool is wanted (call its methods with a colon: db:query), not %s", luaL_typename(L, index));
+  if (!p->engine) lerror_misuse(L, "this pool is gone");
+  return p;
+}
+
+/* Pushes the Pool of a struct lpool; nil when the collector is about to take it. */
+static void lpool_push(lua_State *L, const struct lpool *p) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key);
+  lua_rawgetp(L, -1, p);
+  lua_remove(L, -2);
+}
+
+/* ---- db:on ---- */
+
+void lpool_emit(lua_State *L, int index, const char *event, int nargs) {
+  index = lua_absindex(L, index);
+  struct lpool *p = luaL_checkudata(L, index, LPOOL_NAME);
+  int base = lua_gettop(L) - nargs;
+  lua_getiuservalue(L, index, LPOOL_HANDLERS);
+  lua_getfield(L, -1, "emit");
+  lua_remove(L, -2);
+  lua_insert(L, base + 1);
+  lua_pushstring(L, event);
+  lua_insert(L, base + 2);
+  p->runtime->barred++;
+  int status = lua_pcall(L, nargs + 1, 0, 0);
+  p->runtime->barred--;
+  if (status != LUA_OK) lruntime_log(p->runtime, "error", "db:on(\"%s\"): %s", event, luaL_tolstring(L, -1, NULL));
+  lua_settop(L, base);
+}
+
+/* core.listen_events(pool, handlers, {event = true, ...}) */
+static int pool_set_handlers(lua_State *L) {
+  static const struct {
+    const char *name;
+    int bit;
+  } events[] = {{"connect", EVENT_CONNECT}, {"acquire", EVENT_ACQUIRE}, {"release", EVENT_RELEASE},
+                {"close", EVENT_CLOSE},     {"timeout", EVENT_TIMEOUT}, {"settings", EVENT_SETTINGS}};
+  struct lpool *p = lpool_check(L, 1);
+  lua_settop(L, 3);
+  p->events = 0;
+  for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+    if (lua_getfield(L, 3, events[i].name) != LUA_TNIL) p->events |= events[i].bit;
+    lua_pop(L, 1);
+  }
+  lua_pushvalue(L, 2);
+  lua_setiuservalue(L, 1, LPOOL_HANDLERS);
+  engine_setup_wanted(p->engine, (p->events & EVENT_CONNECT) != 0);
+  return 0;
+}
+
+/* ---- the engine's events ---- */
+
+static void pool_log(void *user, const char *level, const char *message) {
+  struct lpool *p = user;
+  lruntime_log(p->runtime, level, "%s", message);
+}
+
+static void pool_closed_event(void *user, struct conn *c, const char *reason) {
+  struct lpool *p = user;
+  if (!(p->events & EVENT_CLOSE)) return;
+  struct closed_note *note = malloc(sizeof *note);
+  if (!note) return;
+  note->id = c->id;
+  note->reason = reason;
+  list_append(&p->closed_notes, &note->link);
+  lruntime_defer(p->runtime, &p->notes);
+}
+
+static void notes_run(lua_State *L, struct deferred *d) {
+  struct lpool *p = CONTAINER(d, struct lpool, notes);
+  lpool_push(L, p);
+  int index = lua_gettop(L);
+  struct list *node;
+  while ((node = list_shift(&p->closed_notes)) != NULL) {
+    struct closed_note *note = CONTAINER(node, struct closed_note, link);
+    lua_pushinteger(L, (lua_Integer)note->id);
+    lua_pushstring(L, note->reason);
+    free(note);
+    if (lua_isnil(L, index))
+      lua_pop(L, 2);
+    else
+      lpool_emit(L, index, "close", 2);
+  }
+}
+
+/* A lease is cut by db:close: its Connection is no longer anybody's. */
+static void pool_lost_event(void *user, struct conn *c) {
+  struct lease *l = lpool_lease(user, c);
+  if (!l) return;
+  list_remove(&l->holding.link);
+  l->serial = 0;
+  l->conn = NULL;
+  l->task = NULL;
+}
+
+/* ---- set-up: db:on("connect") ---- */
+
+static void pool_setup_event(void *user, struct conn *c) {
+  struct lpool *p = user;
+  (void)c;
+  lruntime_defer(p->runtime, &p->setups);
+}
+
+static void setup_finished(struct task *t, void *user) {
+  struct lease *l = user;
+  if (l->task != t || l->serial == 0) return; /* cut meanwhile */
+  struct conn *c = l->conn;
+  struct pool_error error;
+  const char *why = ltask_failure(t);
+  if (ltask_failed(t)) error_set(&error, POOL_CONNECT, "db:on(\"connect\") failed: %s", why ? why : "cancelled");
+  lease_end(l);
+  engine_setup_done(c, ltask_failed(t) ? &error : NULL);
+  ltask_forget_failure(t);
+}
+
+static void setup_start(lua_State *L, struct lpool *p, int index, struct conn *c) {
+  usec patience = p->settings.db.connect_timeout;
+  usec deadline = patience > 0 ? lruntime_after(loop_now(p->runtime->loop), patience) : NEVER;
+  struct lease *l = &p->leases[c->slot->index];
+  lua_getiuservalue(L, index, LPOOL_HANDLERS);
+  lua_getfield(L, -1, "setup");
+  lua_remove(L, -2);
+  lease_begin(p, c, p->runtime->self);
+  list_remove(&l->holding.link);
+  lconnection_push(L, l, index);
+  l->task = ltask_spawn(L, 1, setup_finished, l, deadline);
+  lua_pop(L, 1);
+}
+
+static void setups_run(lua_State *L, struct deferred *d) {
+  struct lpool *p = CONTAINER(d, struct lpool, setups);
+  lpool_push(L, p);
+  if (lua_isnil(L, -1)) return;
+  for (int i = 0; i < p->settings.pool.size_limit; i++) {
+    struct conn *c = pool_slot(engine_pool(p->engine), i)->user;
+    if (c->job == CONN_SETUP && !lpool_lease(p, c)) setup_start(L, p, lua_gettop(L), c);
+  }
+}
+
+/* ---- leases that grow old ---- */
+
+static void leak_report(lua_State *L, struct lpool *p, struct lease *l, usec now) {
+  l->reported = true;
+  double held = (double)(now - l->since) / USEC_PER_SECOND;
+  if (l->task)
+    ltask_push_traceback(L, l->task);
+  else
+    lua_pushliteral(L, "");
+  lruntime_log(p->runtime, "warn", "connection %llu, acquired at %s:%d, has been held for %.1f s (leak_after)%s%s",
+               (unsigned long long)l->conn->id, l->source, l->line, held, l->task ? "\n" : " by nobody's task", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+static void leaks_run(lua_State *L, struct deferred *d) {
+  struct lpool *p = CONTAINER(d, struct lpool, leaks_due);
+  usec now = loop_now(p->runtime->loop), after = p->settings.host.leak_after, next = NEVER;
+  if (after == 0) return;
+  LIST_EACH(node, engine_leases(p->engine)) {
+    struct lease *l = lpool_lease(p, CONTAINER(node, struct conn, leased));
+    if (!l || l->reported) continue;
+    if (now - l->since >= after)
+      leak_report(L, p, l, now);
+    else if (l->since + after < next)
+      next = l->since + after;
+  }
+  if (next != NEVER) timer_start(p->runtime->loop, &p->leak_timer, next);
+}
+
+static void leak_timer_fired(struct timer *t) {
+  struct lpool *p = CONTAINER(t, struct lpool, leak_timer);
+  lruntime_defer(p->runtime, &p->leaks_due);
+}
+
+void lpool_watch_leaks(struct lpool *p) {
+  usec after = p->settings.host.leak_after;
+  if (after > 0 && !p->leak_timer.running) timer_start(p->runtime->loop, &p->leak_timer, lruntime_after(loop_now(p->runtime->loop), after));
+}
+
+/* ---- time-outs explained ---- */
+
+static const char *conn_where(struct lpool *p, const struct conn *c, char *buffer, size_t size) {
+  const struct lease *l = lpool_lease(p, c);
+  buffer[0] = '\0';
+  if (l && l->line > 0)
+    snprintf(buffer, size, "%s:%d", l->source, l->line);
+  else if (c->borrower)
+    ltask_where(c->borrower, buffer, size);
+  return buffer;
+}
+
+/* Does every holder wait in this same line? */
+static bool pool_deadlocked(struct lpool *p) {
+  int holders = 0;
+  LIST_EACH(node, engine_leases(p->engine)) {
+    const struct conn *c = CONTAINER(node, struct conn, leased);
+    if (!c->borrower || ltask_line(c->borrower) != p) return false;
+    holders++;
+  }
+  return holders > 0;
+}
+
+void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *error, bool *deadlock) {
+  struct stats s;
+  pool_stats(engine_pool(p->engine), &s);
+  char where[LUA_IDSIZE + 16], oldest[LUA_IDSIZE + 64] = "";
+  const struct list *leases = engine_leases(p->engine);
+  if (!list_empty(leases)) {
+    const struct conn *c = CONTAINER(leases->next, struct conn, leased);
+    conn_where(p, c, where, sizeof where);
+    double held = (double)(loop_now(p->runtime->loop) - c->leased_at) / USEC_PER_SECOND;
+    snprintf(oldest, sizeof oldest, ", oldest lease %.1f s%s%s", held, where[0] ? " at " : "", where);
+  }
+  *deadlock = s.leased >= s.limit && pool_deadlocked(p);
+  error_set(error, POOL_TIMEOUT, "timed out after %.1f s waiting for a connection: size %d overflow %d%s, %d leased, %d waiting%s%s%s",
+            (double)waited / USEC_PER_SECOND, s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased, s.waiting,
+            s.opening > 0 ? ", more are being opened" : "", oldest,
+            *deadlock ? "; every holder of a connection waits in this same line (deadlock)" : "");
+  error->retryable = true;
+}
+
+/* ---- creation and the end ---- */
+
+static int pool_gc(lua_State *L) {
+  struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  if (!p->engine) return 0;
+  struct engine *e = p->engine;
+  p->engine = NULL;
+  p->closed = true;
+  timer_stop(p->runtime->loop, &p->leak_timer);
+  list_remove(&p->setups.link);
+  list_remove(&p->notes.link);
+  list_remove(&p->leaks_due.link);
+  struct list *node;
+  while ((node = list_shift(&p->closed_notes)) != NULL) free(CONTAINER(node, struct closed_note, link));
+  for (int i = 0; i < p->settings.pool.size_limit; i++)
+    if (p->leases[i].serial) list_remove(&p->leases[i].holding.link);
+  engine_destroy(e);
+  free(p->leases);
+  p->leases = NULL;
+  return 0;
+}
+
+static uint64_t seed_fresh(void) {
+  uint64_t seed = 1;
+  if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) seed = (uint64_t)(uintptr_t)&seed;
+  return seed;
+}
+
+static void deferred_init(struct deferred *d, void (*run)(lua_State *, struct deferred *)) {
+  list_init(&d->link);
+  d->run = run;
+}
+
+static void pool_register(lua_State *L, const struct lpool *p) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &pools_key);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, p);
+  lua_pop(L, 1);
+}
+
+/* core.new(settings) -> Pool. Raises for settings that are refused. */
+static int pool_new(lua_State *L) {
+  struct runtime *r = lruntime_get(L);
+  struct lpool *p = lua_newuserdatauv(L, sizeof *p, LPOOL_VALUES);
+  memset(p, 0, sizeof *p);
+  luaL_setmetatable(L, LPOOL_NAME);
+  p->runtime = r;
+  list_init(&p->closed_notes);
+  list_init(&p->closers);
+  deferred_init(&p->setups, setups_run);
+  deferred_init(&p->notes, notes_run);
+  deferred_init(&p->leaks_due, leaks_run);
+  p->leak_timer.fire = leak_timer_fired;
+  lsettings_read(L, 1, &p->settings);
+  struct engine_options options = {.pool = p->settings.pool, .db = p->settings.db, .user = p, .seed = seed_fresh()};
+  options.events = (struct engine_events){pool_setup_event, pool_closed_event, pool_log, pool_lost_event};
+  struct pool_error error;
+  p->leases = calloc((size_t)p->settings.pool.size_limit, sizeof *p->leases);
+  if (!p->leases) return luaL_error(L, "not enough memory");
+  for (int i = 0; i < p->settings.pool.size_limit; i++) list_init(&p->leases[i].holding.link);
+  p->engine = engine_create(r->loop, &options, &error);
+  if (!p->engine) {
+    free(p->leases);
+    p->leases = NULL;
+    return lerror_misuse(L, "pool.new: %s", error.message);
+  }
+  pool_register(L, p);
+  return 1;
+}
+
+/* ---- db:close ---- */
+
+struct closer {
+  struct list link;
+  struct lpool *pool;
+  struct task *task;
+};
+
+static void closers_wake(void *user) {
+  struct lpool *p = user;
+  struct list *node;
+  p->closed = true;
+  while ((node = list_shift(&p->closers)) != NULL) ltask_wake(CONTAINER(node, struct closer, link)->task);
+}
+
+static void close_abort(struct task *t) {
+  struct closer *c = ltask_scratch(t);
+  list_remove(&c->link);
+}
+
+static int close_wait(lua_State *L, struct lpool *p, struct task *t, usec until, lua_KFunction k) {
+  struct closer *c = ltask_scratch(t);
+  *c = (struct closer){.pool = p, .task = t};
+  list_append(&p->closers, &c->link);
+  engine_when_empty(p->engine, closers_wake, p);
+  return ltask_wait_until(L, t, until, close_abort, k);
+}
+
+static int close_cut_k(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+static int close_k(lua_State *L, int status, lua_KContext context) {
+  struct task *t = (struct task *)context;
+  struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  if (p->closed || !p->engine) return close_cut_k(L, status, context);
+  engine_cut(p->engine);
+  ltask_again(t);
+  return close_wait(L, p, t, NEVER, close_cut_k);
+}
+
+static int pool_close(lua_State *L) {
+  struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  usec grace = lua_isnoneornil(L, 2) ? 5 * USEC_PER_SECOND : lruntime_check_seconds(L, 2, "db:close grace");
+  if (!p->engine || p->closed) return close_cut_k(L, LUA_OK, 0);
+  struct task *t = ltask_enter(L);
+  engine_drain(p->engine);
+  return close_wait(L, p, t, lruntime_after(loop_now(p->runtime->loop), grace), close_k);
+}
+
+/* ---- live changes ---- */
+
+static int pool_configure_live(lua_State *L) {
+  struct lpool *p = lpool_check(L, 1);
+  if (!lua_istable(L, 2)) return lerror_misuse(L, "db:configure: a table of settings is wanted, not %s", luaL_typename(L, 2));
+  struct all_settings *wanted = lua_newuserdatauv(L, sizeof *wanted, 0);
+  *wanted = p->settings;
+  struct pool_error error;
+  if (lsettings_change(L, 2, wanted, &error) != POOL_OK) return lerror_return(L, &error);
+  if (engine_configure(p->engine, &wanted->pool, &wanted->db, &error) != POOL_OK) return lerror_return(L, &error);
+  lsettings_push(L, &p->settings);
+  p->settings = *wanted;
+  lsettings_push(L, &p->settings);
+  if (p->events & EVENT_SETTINGS) {
+    lua_pushvalue(L, -1);
+    lua_pushvalue(L, -3);
+    lua_pushliteral(L, "configure");
+    lpool_emit(L, 1, "settings", 3);
+  }
+  return 1;
+}
+
+static int pool_pause_now(lua_State *L) {
+  engine_pause(lpool_check(L, 1)->engine);
+  return 0;
+}
+
+static int pool_resume_now(lua_State *L) {
+  engine_resume(lpool_check(L, 1)->engine);
+  return 0;
+}
+
+static int pool_invalidate_now(lua_State *L) {
+  engine_invalidate(lpool_check(L, 1)->engine);
+  return 0;
+}
+
+/* core.begin_sql(pool, isolation?, read_only?, deferrable?) -> the statement that begins such a transaction */
+static int pool_begin_sql(lua_State *L) {
+  struct lpool *p = lpool_check(L, 1);
+  char buffer[128];
+  const char *isolation = luaL_optstring(L, 2, NULL);
+  lua_pushstring(L, engine_driver(p->engine)->begin(lua_toboolean(L, 3), isolation, lua_toboolean(L, 4), buffer, sizeof buffer));
+  return 1;
+}
+
+static int pool_index(lua_State *L) {
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
+  const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
+  if (strcmp(key, "driver") != 0) return lerror_misuse(L, "a Pool has no '%s'", key);
+  lua_pushstring(L, engine_driver(lpool_check(L, 1)->engine)->name);
+  return 1;
+}
+
+static void weak_table(lua_State *L) {
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "v");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &pools_key);
+}
+
+void lpool_open(lua_State *L) {
+  static const luaL_Reg functions[] = {
+      {"new", pool_new}, {"set_handlers", pool_set_handlers}, {"begin_sql", pool_begin_sql}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"acquire", lconnection_acquire}, {"configure", pool_configure_live}, {"pause", pool_pause_now},
+                                     {"resume", pool_resume_now},      {"invalidate", pool_invalidate_now}, {"close", pool_close},
+                                     {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", pool_gc}, {"__close", pool_gc}, {NULL, NULL}};
+  luaL_setfuncs(L, functions, 0);
+  weak_table(L);
+  luaL_newmetatable(L, LPOOL_NAME);
+  luaL_setfuncs(L, meta, 0);
+  luaL_newlib(L, methods);
+  lquery_open(L);
+  lstats_open(L);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -4, "pool_methods");
+  lua_pushcclosure(L, pool_index, 1);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}

@@ -1,0 +1,118 @@
+/*
+** lpool: "pool.Pool", a database pool in Lua's hands; and what lquery.c, lconnection.c and lcursor.c share of it. Internal.
+**
+** A lease is a Lua borrower's side of a leased connection: one a slot, told apart by the engine's lease number, held by the
+** task that acquired it (ltask_hold) so that it comes back when the task ends, however that is.
+*/
+#ifndef POOL_LUA_LPOOL_H
+#define POOL_LUA_LPOOL_H
+
+#include "io/engine.h"
+#include "lerror.h"
+#include "lrows.h"
+#include "lruntime.h"
+#include "lsettings.h"
+
+#define LPOOL_NAME "pool.Pool"
+#define LCONNECTION_NAME "pool.Connection"
+#define LCURSOR_NAME "pool.Cursor"
+
+struct lpool;
+
+struct lease {
+  struct holding holding;   /* by its task; in no list once detached */
+  struct lpool *pool;
+  struct conn *conn;
+  struct task *task;        /* NULL once detached */
+  uint64_t serial;          /* the engine's lease number; another one: this lease is over */
+  usec since;
+  int line;                 /* where it was acquired */
+  bool reported;            /* as older than leak_after */
+  char source[LUA_IDSIZE];
+};
+
+/* Events that Lua functions may be there for (db:on). */
+enum { EVENT_CONNECT = 1, EVENT_ACQUIRE = 2, EVENT_RELEASE = 4, EVENT_CLOSE = 8, EVENT_TIMEOUT = 16, EVENT_SETTINGS = 32 };
+
+/* A connection that was closed, to be told to db:on("close"). */
+struct closed_note {
+  struct list link;
+  uint64_t id;
+  const char *reason;
+};
+
+struct lpool {
+  struct runtime *runtime;
+  struct engine *engine;        /* NULL once finalised */
+  struct all_settings settings;
+  struct lease *leases;         /* one a slot */
+  int events;                   /* EVENT_... that somebody listens to */
+  bool closed;
+  struct list closers;          /* tasks in db:close that wait for the pool to be empty */
+  struct timer leak_timer;
+  struct deferred setups, notes, leaks_due;
+  struct list closed_notes;
+  uint64_t leaks;               /* leases that their task did not give back itself */
+  uint64_t queries, query_errors;
+};
+
+enum { LPOOL_HANDLERS = 1, LPOOL_VALUES = 1 }; /* user value of a Pool: what db:on was given, a table of Lua's */
+
+struct lpool *lpool_check(lua_State *L, int index);
+
+/* Calls the functions of db:on(event) with the nargs values on top (popped); they may not wait; their errors are logged. The
+   Pool is at `index`. */
+void lpool_emit(lua_State *L, int index, const char *event, int nargs);
+
+/* The whole sentence for a time-out, and whether it is a deadlock. Not in Lua. */
+void lpool_explain_timeout(struct lpool *, usec waited, struct pool_error *, bool *deadlock);
+
+void lpool_watch_leaks(struct lpool *); /* a lease began: see to it that it is looked at when it has grown old */
+void lpool_open(lua_State *L);          /* makes the metatable; sets new, pool_methods … in the table on top */
+
+/* ---- lstats.c ---- */
+void lstats_open(lua_State *L);         /* sets stats, status, leases in the Pool's methods on top */
+
+/* ---- lquery.c: calls as tasks wait for them ---- */
+
+enum lquery_answer { ANSWER_ROWS, ANSWER_JSON, ANSWER_DONE };
+
+/* What a task's scratch holds while it waits for a call. */
+struct lcall {
+  struct call call;
+  struct lpool *pool;
+  struct holding undelivered; /* the result, the error or the lease, until the continuation takes it */
+  struct lresult *batch;      /* lcursor: where the batch goes */
+  uint8_t answer;
+  uint8_t stage;              /* enum call_state when it was left */
+  bool deadlock;
+  struct param params[2];
+};
+
+struct lcall *lquery_begin(struct task *, struct lpool *);          /* zeroes the scratch */
+/* Fills the statement from the stack: SQL at `index`, parameters after it. false: nil and an error are pushed. Pushes values
+   that must stay until the call ended. `who` names the method in messages. */
+bool lquery_statement(lua_State *L, struct lcall *, int index, const char *who);
+int lquery_wait(lua_State *L, struct task *, lua_KFunction continuation); /* after engine_query, engine_run … */
+/* In a continuation: true when it went well; else nil and the error are pushed. `index`: the Pool. */
+bool lquery_ok(lua_State *L, struct task *, struct lcall *, int index);
+int lquery_give(lua_State *L, struct lcall *);                      /* pushes what the answer is; returns how many */
+void lquery_check_nested(lua_State *L, struct lpool *, struct task *); /* raises where nested = error forbids another lease */
+void lquery_open(lua_State *L);                                     /* sets query, json, exec in the Pool's methods on top */
+
+/* ---- lconnection.c ---- */
+
+void lconnection_open(lua_State *L); /* makes the metatable; sets connection_methods in the table on top */
+void lease_begin(struct lpool *, struct conn *, struct task *); /* not in Lua */
+struct lease *lpool_lease(struct lpool *, const struct conn *);      /* NULL when the conn is not leased through here */
+void lease_end(struct lease *);                                      /* gives the connection back; not in Lua */
+/* Pushes a Connection for the lease; the Pool is at `index`. */
+void lconnection_push(lua_State *L, struct lease *, int index);
+struct lease *lconnection_check(lua_State *L, int index, const char *who); /* raises after its release */
+void lconnection_check_free(lua_State *L, const struct lease *, const char *who); /* raises while a statement runs or rows are unread */
+int lconnection_acquire(lua_State *L);                                /* db:acquire */
+
+/* ---- lcursor.c ---- */
+void lcursor_open(lua_State *L);     /* sets rows in the Connection's methods on top */
+
+#endif
