@@ -239,6 +239,7 @@ describe(".env", function()
     assert.equal("1-x--env", values.B.value)
     assert.equal("$A ${A ${A:b}", values.F.value)
     assert.equal("env", value_of("${A}", { A = "env" }))
+    assert.equal("env", dotenv.parse("A=file\nB=${A}\n", ".env", function() return "env" end).B.value)
   end)
 
   it("takes the last of repeated names", function()
@@ -265,6 +266,9 @@ describe(".env", function()
     local laughs = { "A0=" .. ("x"):rep(1000) }
     for i = 1, 30 do laughs[#laughs + 1] = ("A%d=${A%d}${A%d}"):format(i, i - 1, i - 1) end
     assert.match("the values are too long", refusal(table.concat(laughs, "\n")))
+    local many = { laughs[1] }
+    for i = 1, 1100 do many[#many + 1] = ("B%d=${A0}"):format(i) end
+    assert.match("the values are too long", refusal(table.concat(many, "\n")))
     assert.equal(".env: larger than 1048576 bytes", refusal((" "):rep(1024 * 1024 + 1)))
     assert.is_true(os.clock() - began < 30)
   end)

@@ -133,6 +133,7 @@ static void numbers(void) {
     CHECK_TEXT(round_trip("timeout", "1e3"), "1000");
     CHECK_TEXT(round_trip("timeout", ".5"), "0.5");
     CHECK_TEXT(round_trip("timeout", "1000000000"), "1000000000");
+    CHECK_TEXT(round_trip("timeout", "100000000000000000000e-14"), "1000000");
     CHECK_TEXT(round_trip("size", "+7"), "7");
     CHECK_TEXT(round_trip("size", "20.0"), "20");
     CHECK_TEXT(round_trip("recycle_jitter", "0.1"), "0.1");

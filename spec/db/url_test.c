@@ -163,6 +163,7 @@ static void redaction_in_doubt(void) {
       "password='hun\\'ter2' host=h",
       "password=hunter2\\",
       "password='a'hunter2",
+      "password='a'host=hunter2",
       "host=h password=a hunter2",
       "dbname=postgresql://app:hunter2",
       "host=h PASSWORD=hunter2",
@@ -182,6 +183,9 @@ static void redaction_in_doubt(void) {
   TEST("when in doubt the secret is hidden") {
     for (size_t i = 0; i < sizeof doubtful / sizeof doubtful[0]; i++)
       if (!CHECK(strstr(redacted(doubtful[i]), "hunter2") == NULL)) printf("  %s -> %s\n", doubtful[i], result);
+  }
+  TEST("digits too long for a port are hidden, for they may be a password whose host is missing") {
+    CHECK_TEXT(redacted("postgresql://app:123456/shop"), "postgresql://***");
   }
   TEST("a connection string in words keeps what is harmless") {
     CHECK_TEXT(redacted("host=localhost port=5432 user=app password=hunter2 dbname='my db'"),
@@ -222,11 +226,11 @@ static void for_postgres(void) {
     CHECK_TEXT(for_libpq("postgresql://app:\xc3\xa9@h"), "postgresql://app:%C3%A9@h");
   }
   TEST("a URL that could be read in two ways is refused, saying what to write and showing nothing of it") {
-    static const char *const doubtful[] = {"postgresql://app:hunter2/x@h/d",   "postgresql://app:hunter2?x@h/d",
-                                           "postgresql://app:a@hunter2/x@h/d", "postgresql://app:a@b?hunter2@h/d",
-                                           "postgresql://app:1?hunter2@h/d",   "postgresql://app:hunter2/d",
-                                           "postgresql://h/d?hunter2",         "postgresql://h/d?a=b=hunter2",
-                                           "postgresql://app:hunter2%00@h/d",  "postgresql://[::1/hunter2"};
+    static const char *const doubtful[] = {
+        "postgresql://app:hunter2/x@h/d",   "postgresql://app:hunter2?x@h/d", "postgresql://app:a@hunter2/x@h/d",
+        "postgresql://app:a@b?hunter2@h/d", "postgresql://app:1?hunter2@h/d", "postgresql://app:hunter2/d",
+        "postgresql://h/d?hunter2",         "postgresql://h/d?a=b=hunter2",   "postgresql://app:hunter2%00@h/d",
+        "postgresql://[::1/hunter2",        "postgresql://[]/hunter2"};
     for (size_t i = 0; i < sizeof doubtful / sizeof doubtful[0]; i++) {
       const char *got = for_libpq(doubtful[i]);
       CHECK(got[0] == '!' && strstr(got, "hunter2") == NULL && strstr(got, "database_url: ") != NULL);

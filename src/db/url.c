@@ -160,7 +160,7 @@ static bool host_plain(struct span host) {
     struct span inside = span_until(&rest, ']');
     inside.at++;
     inside.len--;
-    if (rest.at[-1] != ']' || !span_only(inside, ":.%") || (rest.len > 0 && rest.at[0] != ':')) return false;
+    if (rest.at[-1] != ']' || inside.len == 0 || !span_only(inside, ":.%") || (rest.len > 0 && rest.at[0] != ':')) return false;
     rest.at += rest.len > 0;
     rest.len -= rest.len > 0;
   } else if (!span_only(span_until(&rest, ':'), "._%-")) {
