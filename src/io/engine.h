@@ -51,7 +51,8 @@ struct conn {
   bool moving;            /* the driver may put another file under its descriptor; a cancel is under way */
   bool parting;           /* CLOSING: the goodbye is under way (before: the cancel of its statement) */
   struct pool_error *why; /* of a dead one: how it died; malloc'd, may be NULL */
-  int attempts;           /* addresses still to be given a share of connect_timeout */
+  int addresses_left;     /* OPENING: those not yet begun, as far as the driver knows; -1 at first */
+  usec connect_by;        /* OPENING: when connect_timeout is over */
   uint64_t id;            /* of the connection: 1, 2 ... */
   uint64_t lease;         /* of the lease: never the same twice; 0 when not leased */
   usec leased_at;

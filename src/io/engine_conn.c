@@ -62,6 +62,18 @@ static void conn_open_failed(struct conn *c, const struct pool_error *error) {
   pool_opened(e->core, c->slot, engine_now(e), error);
 }
 
+/* Arms the timer to this address's share of what is left of connect_timeout; nothing to do while the number of addresses to
+   come is as it was. */
+static void conn_share_time(struct conn *c) {
+  struct engine *e = c->engine;
+  if (c->job != CONN_OPENING || e->db_settings.connect_timeout == 0) return;
+  int left = e->driver->addresses_left ? e->driver->addresses_left(c->db) : 0;
+  if (left == c->addresses_left) return;
+  c->addresses_left = left;
+  usec now = engine_now(e), share = (c->connect_by - now) / (left + 1);
+  timer_start(e->loop, &c->timer, now + (share > 0 ? share : 0));
+}
+
 void conn_open(struct conn *c) {
   struct engine *e = c->engine;
   e->error.kind = POOL_OK;
@@ -72,8 +84,9 @@ void conn_open(struct conn *c) {
   }
   c->job = CONN_OPENING;
   c->moving = true;
-  c->id = ++e->serial;
-  conn_start_timer(c, e->db_settings.connect_timeout);
+  c->id = ++e->opened;
+  c->connect_by = engine_now(e) + e->db_settings.connect_timeout;
+  c->addresses_left = -1; /* not known: any number is news */
   conn_step(c);
 }
 
@@ -365,6 +378,7 @@ void conn_step(struct conn *c) {
     conn_failed(c, &e->error);
   } else if (c->moving) {
     watch_renew(e->loop, &c->watch, e->driver->fd(c->db), want_events(want));
+    conn_share_time(c);
   } else {
     conn_watch(c, want_events(want));
   }
@@ -399,6 +413,12 @@ static void conn_ready(struct watch *w, int events) {
 
 static void conn_open_timed_out(struct conn *c) {
   struct engine *e = c->engine;
+  if (c->addresses_left > 0) {
+    watch_set(e->loop, &c->watch, c->watch.fd, 0);
+    e->driver->next_address(c->db);
+    conn_step(c);
+    return;
+  }
   error_set(&e->error, POOL_CONNECT, "no connection to the database within connect_timeout (%.3g s)",
             (double)e->db_settings.connect_timeout / USEC_PER_SECOND);
   conn_open_failed(c, &e->error);

@@ -22,7 +22,8 @@ struct engine {
   int conn_count;
   struct list leases;      /* struct conn by leased */
   struct timer tick;       /* pool_deadline */
-  uint64_t serial;         /* of leases and connections */
+  uint64_t serial;         /* of leases */
+  uint64_t opened;         /* of connections */
   usec alive;              /* when a server last answered */
   bool setup_wanted, destroying, cutting;
   void (*empty)(void *user);
