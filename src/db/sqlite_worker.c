@@ -1,0 +1,147 @@
+/*
+** sqlite_worker: the thread of a connection. It waits for a job, does it, reports, until it has nothing open any more.
+**
+** A connection belongs to two, the caller and this thread; whoever lets go last frees it. An abandoned one is closed here,
+** however long that takes, while nobody waits.
+**
+** What `discard` undoes beyond a ROLLBACK: prepared statements are closed, temporary tables, views and triggers dropped,
+** attached databases detached, foreign keys switched on again. Other pragmas a lease has set stay, as does what it did to
+** the connection with `rollback` alone.
+*/
+#include "sqlite.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void place_leave(struct sqlite_place *p) {
+  if (atomic_fetch_sub(&p->owners, 1) == 1) free(p);
+}
+
+void sqlite_conn_leave(struct db_conn *c) {
+  if (atomic_fetch_sub(&c->owners, 1) != 1) return;
+  INSIST(c->event < 0 && c->handle == NULL);
+  pthread_mutex_destroy(&c->lock);
+  pthread_cond_destroy(&c->posted);
+  sqlite_result_free(c->report.result);
+  free(c->request.memory);
+  place_leave(c->place);
+  free(c);
+}
+
+/* ---- the jobs ---- */
+
+/* SQLite frees what is left; the caller can interrupt no longer once the handle is out of its sight. */
+static void worker_close(struct db_conn *c) {
+  sqlite_statement_end(c);
+  cache_destroy(&c->cache);
+  pthread_mutex_lock(&c->lock);
+  sqlite3 *handle = c->handle;
+  c->handle = NULL;
+  pthread_mutex_unlock(&c->lock);
+  if (handle) sqlite3_close_v2(handle);
+}
+
+/* A failure of the driver's own SQL, into the report. */
+static bool worker_run(struct db_conn *c, const char *sql) {
+  int code = sqlite_run(c, sql);
+  if (code == SQLITE_OK) return true;
+  sqlite_error_fill(&c->report.error, c->handle, code, atomic_load(&c->cancelled), NULL);
+  return false;
+}
+
+/* Runs what `list` gives as statements, one at a time: each may change what the list says next. */
+static bool worker_run_list(struct db_conn *c, const char *list) {
+  for (;;) {
+    sqlite3_stmt *stmt = NULL;
+    char *sql = NULL;
+    int code = sqlite3_prepare_v2(c->handle, list, -1, &stmt, NULL);
+    if (code == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) sql = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 0));
+    code = sqlite3_finalize(stmt);
+    if (code != SQLITE_OK) return sqlite_error_fill(&c->report.error, c->handle, code, false, NULL), false;
+    if (!sql) return true;
+    bool ok = worker_run(c, sql);
+    sqlite3_free(sql);
+    if (!ok) return false;
+  }
+}
+
+static bool worker_discard(struct db_conn *c) {
+  statements_clear(&c->cache);
+  return worker_run_list(c, "select 'drop ' || type || ' temp.\"' || replace(name, '\"', '\"\"') || '\"' from sqlite_temp_master"
+                            " where type in ('table', 'view', 'trigger') and name not like 'sqlite\\_%' escape '\\' limit 1") &&
+         worker_run_list(c, "select 'detach \"' || replace(name, '\"', '\"\"') || '\"' from pragma_database_list"
+                            " where name not in ('main', 'temp') limit 1") &&
+         worker_run(c, "pragma foreign_keys = on");
+}
+
+static bool worker_reset(struct db_conn *c) {
+  bool open = c->running != NULL || c->request.undone || !sqlite3_get_autocommit(c->handle);
+  sqlite_statement_end(c);
+  if (c->request.reset == RESET_NONE && open) {
+    sqlite_error_query(&c->report.error, "25001", "the connection came back with a statement or transaction under way, and reset is none");
+    return false;
+  }
+  if (!sqlite3_get_autocommit(c->handle) && !worker_run(c, "rollback")) return false;
+  return c->request.reset != RESET_DISCARD || worker_discard(c);
+}
+
+static bool worker_do(struct db_conn *c, enum sqlite_job job) {
+  switch (job) {
+  case JOB_OPEN: return sqlite_open(c);
+  case JOB_STATEMENT: return sqlite_statement_begin(c);
+  case JOB_MORE: return sqlite_statement_more(c);
+  case JOB_PING: return worker_run(c, "select 1");
+  case JOB_RESET: return worker_reset(c);
+  case JOB_CLOSE: return true;
+  default: WRONG("not a job");
+  }
+}
+
+/* ---- the thread ---- */
+
+static enum sqlite_job worker_wait(struct db_conn *c) {
+  pthread_mutex_lock(&c->lock);
+  while (!c->leaving && (c->job == JOB_NONE || c->done)) pthread_cond_wait(&c->posted, &c->lock);
+  enum sqlite_job job = c->leaving ? JOB_NONE : c->job;
+  pthread_mutex_unlock(&c->lock);
+  return job;
+}
+
+static void worker_report(struct db_conn *c) {
+  uint64_t one = 1;
+  pthread_mutex_lock(&c->lock);
+  c->done = true;
+  if (c->event >= 0) INSIST(write(c->event, &one, sizeof one) == sizeof one);
+  pthread_mutex_unlock(&c->lock);
+}
+
+static void worker_job(struct db_conn *c, enum sqlite_job job) {
+  struct sqlite_report *r = &c->report;
+  INSIST(r->result == NULL);
+  r->finished = true;
+  r->notice[0] = '\0';
+  r->failed = !worker_do(c, job);
+  if (r->failed) {
+    sqlite_result_free(r->result);
+    r->result = NULL;
+  }
+  r->gone = job == JOB_CLOSE || (job == JOB_OPEN && r->failed);
+  if (r->gone) worker_close(c);
+  r->in_transaction = c->handle && !sqlite3_get_autocommit(c->handle);
+}
+
+void *sqlite_worker_main(void *conn) {
+  struct db_conn *c = conn;
+  bool gone = false;
+  while (!gone) {
+    enum sqlite_job job = worker_wait(c);
+    if (job == JOB_NONE) break;
+    worker_job(c, job);
+    gone = c->report.gone; /* before the report: afterwards it is the caller's */
+    worker_report(c);
+  }
+  if (!gone) worker_close(c);
+  sqlite_conn_leave(c);
+  return NULL;
+}
