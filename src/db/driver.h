@@ -2,11 +2,12 @@
 ** driver: what the engine asks of a database client library. Poll style, never blocks, no loop, no Lua.
 **
 ** A connection has one operation under way at a time: opening, a ping, a statement, a reset, closing. The operation's
-** starter (open, ping, send, reset, close) begins it; then `step` is called once at once, to learn what it wants (that costs
-** no system call), and whenever what it asked for has come, until it says DB_DONE or DB_FAILED. The caller watches fd(conn) for what the last step wanted. The descriptor may change (or be
-** another file under the same number) whenever a step returns while opening or closing, or after cancel(): the caller then
-** stops its watch before the step and starts it afresh after. What takes a thread inside a driver (names, cancels, SQLite)
-** signals through such a descriptor too, so that the caller knows no threads.
+** starter (open, ping, send, reset, close) begins it; then `step` is called at once, to learn what it wants (that costs no
+** system call), and whenever what it asked for has come, until it says DB_DONE or DB_FAILED. The caller watches fd(conn) for
+** what the last step wanted, and asks for fd(conn) after each step. While opening, resetting or closing, or after cancel(), it
+** may have become another file even under the same number: the caller then stops its watch before the step and starts it
+** afresh after. What takes a thread inside a driver (names, cancels, SQLite) signals through such a descriptor too, so that the
+** caller knows no threads.
 **
 ** Time limits are the caller's: an operation that takes too long is ended with cancel() or abandoned with abandon().
 */

@@ -84,7 +84,7 @@ void cache_free(struct cache *);
 /* The plan for this text and these types, moved to the front; NULL when there is none. */
 struct plan *cache_find(struct cache *, const char *sql, size_t len, const Oid *oids, int noids, uint64_t hash);
 uint64_t cache_hash(const char *sql, size_t len, const Oid *oids, int noids);
-/* A new plan, not yet prepared; evicts the least recently used when full. NULL when memory is short or too many are dropped. */
+/* A new plan, not yet prepared; evicts the least recently used when there are enough. NULL when memory is short. */
 struct plan *cache_add(struct cache *, const char *sql, size_t len, const Oid *oids, int noids, uint64_t hash);
 /* A twin of a plan whose result type has changed, in its place; the old one is dropped. NULL: memory. */
 struct plan *cache_replace(struct cache *, struct plan *);
@@ -93,6 +93,7 @@ void cache_forget(struct cache *, struct plan *); /* takes; the server does not 
 void cache_lost(struct cache *);                  /* somebody deallocated behind our back: none counts as prepared */
 void cache_drop(struct cache *, struct plan *);   /* takes; the server may have it: closed later */
 void cache_clear(struct cache *);                 /* the server has none of them any more */
+bool cache_full(const struct cache *);            /* too many are dropped and not yet closed */
 struct plan *cache_dropped(struct cache *);       /* gives one to be closed, NULL when there is none */
 void plan_free(struct plan *);
 
@@ -142,6 +143,7 @@ struct name_job {
 struct cancel_job {
   struct worker_job job;
   PGcancel *cancel;
+  int stop;              /* an eventfd, readable: the statement has ended, ask no more */
   bool failed;
 };
 

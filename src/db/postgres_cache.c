@@ -5,7 +5,7 @@
 ** 2. The server has a plan's name for certain only once `prepared`; a dropped one it may have.
 ** 3. A name is never used twice on a connection, so that a late DEALLOCATE cannot hit a newer plan.
 ** 4. At most `limit` plans are kept and about as many dropped: in a long transaction, where none may be closed at the server (a
-**    failing DEALLOCATE would abort it), statements beyond go unprepared.
+**    failing DEALLOCATE would abort it), new statements go unprepared from then on (cache_full).
 **
 ** Sends nothing: postgres_query.c does.
 */
@@ -117,7 +117,7 @@ static void cache_unlink(struct cache *cache, struct plan *plan) {
 
 struct plan *cache_add(struct cache *cache, const char *sql, size_t len, const Oid *oids, int noids, uint64_t hash) {
   INSIST(cache->limit > 0);
-  if (cache->ndropped > cache->limit || (!cache->buckets && !cache_begin(cache))) return NULL;
+  if (!cache->buckets && !cache_begin(cache)) return NULL;
   struct plan *plan = plan_create(sql, len, oids, noids);
   if (!plan) return NULL;
   if (cache->count >= cache->limit) cache_drop(cache, CONTAINER(cache->recent.prev, struct plan, recent));
@@ -145,6 +145,8 @@ void cache_lost(struct cache *cache) {
   cache->ndropped = 0;
   LIST_EACH(link, &cache->recent) CONTAINER(link, struct plan, recent)->prepared = false;
 }
+
+bool cache_full(const struct cache *cache) { return cache->ndropped > cache->limit; }
 
 void cache_forget(struct cache *cache, struct plan *plan) {
   cache_unlink(cache, plan);

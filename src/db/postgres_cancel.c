@@ -5,34 +5,54 @@
 ** operation that was cancelled ends only when, besides its last result, the worker has seen that end: from then on no signal
 ** of this cancel can hit the next statement. A connection abandoned meanwhile leaves the job to free itself.
 **
+** A cancel that overtakes its statement is lost: the server ignores it while it is idle. So the worker asks again, a few times,
+** later each time, until it is told to stop: the statement has ended.
+**
 ** A reset goes through PHASE_DRAIN (what was under way comes to its end; if it does not at once, it is cancelled), PHASE_UNDO
 ** (ROLLBACK), PHASE_DISCARD (DISCARD ALL, with which every prepared statement goes), PHASE_DATESTYLE. Phases with nothing to do
 ** are passed over. Any failure fails the reset: the caller closes the connection.
 */
 #include "postgres.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 /* ---- cancels ---- */
 
 static void cancel_run(struct worker_job *job) {
   struct cancel_job *cancel = CONTAINER(job, struct cancel_job, job);
+  static const int after_ms[] = {20, 100, 500};
   char said[256];
   cancel->failed = !PQcancel(cancel->cancel, said, sizeof said);
+  for (size_t i = 0; i < sizeof after_ms / sizeof *after_ms; i++) {
+    struct pollfd stop = {.fd = cancel->stop, .events = POLLIN};
+    if (poll(&stop, 1, after_ms[i]) != 0) return;
+    cancel->failed = !PQcancel(cancel->cancel, said, sizeof said);
+  }
 }
 
 static void cancel_free(struct worker_job *job) {
   struct cancel_job *cancel = CONTAINER(job, struct cancel_job, job);
   PQfreeCancel(cancel->cancel);
+  if (cancel->stop >= 0) close(cancel->stop);
   free(cancel);
+}
+
+static void cancel_stop(struct cancel_job *cancel) {
+  uint64_t one = 1;
+  ssize_t written = write(cancel->stop, &one, sizeof one); /* cannot fail: the counter is small */
+  INSIST(written == sizeof one);
 }
 
 static bool cancel_begin(struct db_conn *conn) {
   struct cancel_job *cancel = calloc(1, sizeof *cancel);
   if (!cancel) return false;
+  cancel->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   cancel->cancel = PQgetCancel(conn->pg);
-  if (cancel->cancel && worker_submit(conn->db->cancels, &cancel->job, cancel_run, cancel_free)) {
+  if (cancel->stop >= 0 && cancel->cancel && worker_submit(conn->db->cancels, &cancel->job, cancel_run, cancel_free)) {
     conn->cancel = cancel;
     return true;
   }
@@ -48,13 +68,18 @@ void postgres_cancel(struct db_conn *conn) {
 }
 
 void cancel_leave(struct db_conn *conn) {
-  if (conn->cancel) worker_leave(&conn->cancel->job);
+  if (!conn->cancel) return;
+  cancel_stop(conn->cancel);
+  worker_leave(&conn->cancel->job);
   conn->cancel = NULL;
 }
 
 bool cancel_over(struct db_conn *conn) {
   if (!conn->cancel) return true;
-  if (!worker_done(&conn->cancel->job)) return false;
+  if (!worker_done(&conn->cancel->job)) {
+    cancel_stop(conn->cancel);
+    return false;
+  }
   if (conn->cancel->failed) postgres_log(conn->db, "debug", "a cancel did not reach the server");
   cancel_leave(conn);
   return true;

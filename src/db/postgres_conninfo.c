@@ -121,17 +121,20 @@ static PGconn *probe(const char *text, const struct pg_host *host) {
 
 /* Which option libpq did not like, without quoting libpq. NULL when it liked them all. */
 static const char *probe_complaint(PGconn *pg) {
-  static const char *const options[] = {"channel_binding", "sslmode", "ssl_min_protocol_version", "ssl_max_protocol_version", "gssencmode",
-                                        "sslcompression", "replication", "service", "sslcertmode", "require_auth", "sslnegotiation", NULL};
-  static const char *const said[] = {
-    "channel_binding is not one that libpq knows", "sslmode is not one that libpq knows", "the TLS protocol range is not one that libpq knows",
-    "the TLS protocol range is not one that libpq knows", "gssencmode is not one that libpq knows", "sslcompression is not one that libpq knows",
-    "replication cannot be used", "the service could not be read from the service file", "sslcertmode is not one that libpq knows",
-    "require_auth is not one that libpq knows", "sslnegotiation is not one that libpq knows"};
+  static const struct { const char *word, *said; } known[] = {
+    {"channel_binding", "channel_binding is not one that libpq knows"},
+    {"sslmode", "sslmode is not one that libpq knows"},
+    {"ssl_m", "the range of TLS protocols is not one that libpq knows"},
+    {"SSL protocol", "the range of TLS protocols is not one that libpq knows"},
+    {"gssencmode", "gssencmode is not one that libpq knows"},
+    {"sslcertmode", "sslcertmode is not one that libpq knows"},
+    {"sslnegotiation", "sslnegotiation is not one that libpq knows"},
+    {"require_auth", "require_auth is not one that libpq knows"},
+    {"service", "the service could not be read from the service file"}};
   const char *text = PQerrorMessage(pg);
   if (strstr(text, REFUSED)) return NULL;
-  for (int i = 0; options[i]; i++)
-    if (strstr(text, options[i])) return said[i];
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strstr(text, known[i].word)) return known[i].said;
   return "libpq does not accept its options";
 }
 

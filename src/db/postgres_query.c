@@ -122,7 +122,8 @@ static bool send_extended(struct db_conn *conn, const struct statement *s) {
   struct plan *plan = cache_find(&conn->cache, s->sql, s->len, p->oids, p->count, hash);
   if (plan && plan->prepared) return send_prepared(conn, plan);
   if (s->stream) return send_unnamed(conn, s->sql); /* single-row mode and a pipeline do not go together */
-  if (!plan) plan = cache_add(&conn->cache, s->sql, s->len, p->oids, p->count, hash);
+  bool full = cache_full(&conn->cache) && PQtransactionStatus(conn->pg) != PQTRANS_IDLE;
+  if (!plan && !full) plan = cache_add(&conn->cache, s->sql, s->len, p->oids, p->count, hash);
   return plan ? send_prepare(conn, plan) : send_unnamed(conn, s->sql);
 }
 

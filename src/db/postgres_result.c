@@ -4,7 +4,7 @@
 ** What a column's cells are is decided by its type's OID, once a result. PostgreSQL's text is handed on as it is, borrowed;
 ** only bytea is decoded, into scratch of the result, so that a cell lasts until the next one is read. Array types are the
 ** built-in ones (their OIDs never change); an array of a type made by the user stays text, for its OID says nothing.
-** Elements that are bytea are left as the server's text.
+** Their elements, bytea too, are decoded by whoever walks them (array_value).
 */
 #include "postgres.h"
 
@@ -50,8 +50,9 @@ static enum value_type oid_element(Oid oid) {
     case 1000: return VALUE_BOOLEAN;
     case 1231: return VALUE_NUMERIC;
     case 199: case 3807: return VALUE_JSON;
-    /* xml, xid8, line, cidr, circle, macaddr8, money; bytea, char, name, int2vector, regproc, text, tid, xid, cid, oidvector */
-    case 143: case 271: case 629: case 651: case 719: case 775: case 791: case 1001: case 1002: case 1003: case 1006: case 1008:
+    case 1001: return VALUE_BYTES;
+    /* xml, xid8, line, cidr, circle, macaddr8, money; char, name, int2vector, regproc, text, tid, xid, cid, oidvector */
+    case 143: case 271: case 629: case 651: case 719: case 775: case 791: case 1002: case 1003: case 1006: case 1008:
     case 1009: case 1010: case 1011: case 1012: case 1013:
     /* bpchar, varchar, point, lseg, path, box, polygon, aclitem, macaddr, inet */
     case 1014: case 1015: case 1017: case 1018: case 1019: case 1020: case 1027: case 1034: case 1040: case 1041:

@@ -120,7 +120,8 @@ void worker_destroy(struct worker_group *group) {
   group_leave(group);
 }
 
-bool worker_submit(struct worker_group *group, struct worker_job *job, void (*run)(struct worker_job *), void (*free_job)(struct worker_job *)) {
+bool worker_submit(struct worker_group *group, struct worker_job *job, void (*run)(struct worker_job *),
+                   void (*free_job)(struct worker_job *)) {
   job->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (job->fd < 0) return false;
   job->run = run;
