@@ -38,7 +38,10 @@ local function lookup(known, name)
   name = name:gsub("_", "-")
   if known[name] then return name, known[name] end
   local positive = name:match("^no%-(.+)$")
-  if positive and known[positive] and not known[positive].value then return positive, known[positive], true end
+  if positive and known[positive] then
+    if known[positive].value then return nil, ("--%s: --%s is not on or off, it takes a value"):format(name, positive) end
+    return positive, known[positive], true
+  end
   return nil, ("unknown flag --%s%s"):format(name, (function()
     local near = flags.nearest(name, known)
     return near and ("; did you mean --%s?"):format(near) or ""

@@ -85,8 +85,8 @@ function problem.from(err, traceback, context)
   if status >= 500 and not response.is_abort(err) then
     local cause = problem.text(err)
     local kind = type(err) == "table" and type(err.kind) == "string" and err.kind or nil
-    context.log("error", ("%s %s: %d: %s"):format(context.method or "?", context.path or "?", status, traceback or cause),
-      { id = context.id, method = context.method, path = context.path, status = status, kind = kind })
+    context.log("error", ("%s %s: %d: %s"):format(context.method or "?", context.path or "?", status, (cause:gsub("%s*\n%s*", " "))),
+      { id = context.id, method = context.method, path = context.path, status = status, kind = kind, traceback = traceback })
     if context.dev then extra = { cause = cause, kind = kind, traceback = traceback } end
   end
   return problem.response(context.encode, status, detail, context.id, nil, extra)
