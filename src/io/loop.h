@@ -18,7 +18,7 @@ enum { LOOP_READ = 1, LOOP_WRITE = 2 };
 struct watch {
   void (*ready)(struct watch *, int events);
   int fd, events;         /* as last set; events 0: stopped */
-  _Alignas(16) unsigned char impl[64];
+  _Alignas(8) unsigned char impl[64];
 };
 
 struct timer {
@@ -29,12 +29,12 @@ struct timer {
 
 struct wake { /* the one thing another thread may touch */
   void (*woken)(struct wake *);
-  _Alignas(16) unsigned char impl[64];
+  _Alignas(8) unsigned char impl[64];
 };
 
 struct signal {
   void (*caught)(struct signal *, int number);
-  _Alignas(16) unsigned char impl[64];
+  _Alignas(8) unsigned char impl[64];
 };
 
 /* Work that is done after the events of a turn and before the loop sleeps: a queue of actions, of ready coroutines. */

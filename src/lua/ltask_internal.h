@@ -32,7 +32,7 @@ struct task {
   ltask_abort_fn abort;
   void (*finished)(struct task *, void *user);
   void *user;
-  _Alignas(16) unsigned char scratch[LTASK_SCRATCH];
+  _Alignas(8) unsigned char scratch[LTASK_SCRATCH];
 };
 
 /* User values of a Task: its coroutine; where it was spawned (text) while it runs, its error value once it failed. */
