@@ -100,9 +100,8 @@ end
 
 local function log_start(pool, db)
   local now = db:stats().settings
-  pool.log("info", ("database %s"):format(now.database_url), { database_url = now.database_url })
-  pool.log("info", ("pool size %d, max_overflow %d"):format(now.size, now.max_overflow),
-    { size = now.size, max_overflow = now.max_overflow })
+  pool.log("info", ("database %s"):format(now.database_url), {})
+  pool.log("info", ("pool size %d, max_overflow %d"):format(now.size, now.max_overflow), {})
   pool.log("info", "reload off (not there yet)", {})
 end
 
@@ -116,7 +115,7 @@ local function listen(pool, core, application, db, options)
   io.stdout:write("pool: listening on ", cli.url(server.host, server.port), "\n")
   io.stdout:flush()
   local name = core.wait_signal("TERM", "INT")
-  pool.log("info", ("SIG%s: stopping"):format(name), { signal = name })
+  pool.log("info", ("SIG%s: stopping"):format(name), {})
   server:stop()
   server:wait()
   return true

@@ -66,6 +66,9 @@ function problem.text(err)
   return fine and text or ("(an error that is a %s)"):format(type(err))
 end
 
+--- A line of the log is one line.
+local function one_line(text) return (text:gsub("%s*\n%s*", " | ")) end
+
 ---@class pool.problem.Context
 ---@field encode fun(value: any): string
 ---@field log fun(level: string, message: string, fields: table)
@@ -85,8 +88,8 @@ function problem.from(err, traceback, context)
   if status >= 500 and not response.is_abort(err) then
     local cause = problem.text(err)
     local kind = type(err) == "table" and type(err.kind) == "string" and err.kind or nil
-    context.log("error", ("%s %s: %d: %s"):format(context.method or "?", context.path or "?", status, (cause:gsub("%s*\n%s*", " "))),
-      { id = context.id, method = context.method, path = context.path, status = status, kind = kind, traceback = traceback })
+    context.log("error", ("%s %s: %d: %s"):format(context.method or "?", context.path or "?", status, one_line(cause)),
+      { id = context.id, kind = kind, traceback = traceback and one_line(traceback) })
     if context.dev then extra = { cause = cause, kind = kind, traceback = traceback } end
   end
   return problem.response(context.encode, status, detail, context.id, nil, extra)
