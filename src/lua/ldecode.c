@@ -24,7 +24,7 @@ static void tree_free(struct tree *t) {
 }
 
 static int tree_gc(lua_State *L) {
-  tree_free(luaL_checkudata(L, 1, TREE_NAME));
+  tree_free(lua_touserdata(L, 1));
   return 0;
 }
 

@@ -53,7 +53,7 @@ static void encoder_value(struct encoder *e, int index, bool bytes);
 /* ---- the buffer ---- */
 
 static int buffer_gc(lua_State *L) {
-  json_buffer_free(luaL_checkudata(L, 1, BUFFER_NAME));
+  json_buffer_free(lua_touserdata(L, 1));
   return 0;
 }
 
@@ -269,9 +269,9 @@ static int row_columns(struct encoder *e, int index, const struct lshape *s) {
     const struct lshape_column *c = &s->columns[i];
     if (!c->first) continue;
     *place = (struct place){.key = c->name, .len = c->len};
-    if (shown++ > 0) encoder_word(e, ",");
-    encoder_text(e, c->name, c->len, "has a name that is not UTF-8");
-    encoder_word(e, ":");
+    if (!c->json) encoder_refuse(e, "has a name that is not UTF-8");
+    json_append(e->out, c->json + (shown == 0), c->json_len - (shown == 0));
+    shown++;
     lua_rawgeti(e->L, index + 1, i + 1);
     found += lua_rawget(e->L, index) != LUA_TNIL;
     encoder_value(e, lua_gettop(e->L), s->columns[c->source].bytes);
@@ -317,7 +317,7 @@ static void row_collect_added(struct encoder *e, int index, const struct lshape 
   }
 }
 
-/* Stack while here: the row at index, its metatable right above it (moved there), so that names are at hand and stay alive. */
+/* On the stack meanwhile: a copy of the row, and right above it its metatable, which has the names and keeps the shape. */
 static void encoder_row(struct encoder *e, int row) {
   lua_State *L = e->L;
   const struct lshape *s = lshape_of(L, row);

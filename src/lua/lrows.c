@@ -37,7 +37,7 @@ static void result_free(struct lresult *r) {
 }
 
 static int result_gc(lua_State *L) {
-  result_free(luaL_checkudata(L, 1, RESULT_NAME));
+  result_free(lua_touserdata(L, 1));
   return 0;
 }
 

@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "ljson.h"
 #include "lkind.h"
 
 #define CACHE_MAX 512
@@ -132,15 +133,36 @@ static const struct lshape *metatable_shape(lua_State *L) {
   return s;
 }
 
+/* The names as JSON go into the row metatable on top of the stack, behind the names: where rows are encoded, half the work would
+   be to escape them again. */
+static void metatable_add_json(lua_State *L, struct lshape *s) {
+  struct json_buffer *b = ljson_buffer(L);
+  for (int i = 0; i < s->count; i++) {
+    struct lshape_column *c = &s->columns[i];
+    if (!utf8_valid(c->name, c->len)) continue;
+    b->len = 0;
+    json_append(b, ",", 1);
+    json_append_string(b, c->name, c->len);
+    json_append(b, ":", 1);
+    if (b->failed) luaL_error(L, "not enough memory");
+    lua_pushlstring(L, b->data, b->len);
+    c->json = lua_tolstring(L, -1, &c->json_len);
+    lua_rawseti(L, -3, s->count + i + 1);
+  }
+  json_buffer_free(b);
+  lua_pop(L, 1);
+}
+
 /* The candidate on top of the stack becomes a row metatable. */
-static void metatable_make(lua_State *L, const struct lshape *s) {
-  lua_createtable(L, s->count, 4);
+static void metatable_make(lua_State *L, struct lshape *s) {
+  lua_createtable(L, 2 * s->count, 4);
   lua_insert(L, -2);
   lkind_mark_row(L, -2);
   for (int i = 0; i < s->count; i++) {
     lua_pushlstring(L, s->columns[i].name, s->columns[i].len);
     lua_rawseti(L, -2, i + 1);
   }
+  metatable_add_json(L, s);
 }
 
 /* The candidate on top of the stack is replaced by the row metatable of its content, a known one or a new one. */
@@ -204,9 +226,9 @@ const struct lshape *lshape_of(lua_State *L, int index) {
 
 /* ---- the array of rows ---- */
 
-/* A copy of the names of the row metatable at index. */
-static void columns_push(lua_State *L, int metatable) {
-  int count = (int)lua_rawlen(L, metatable);
+/* A copy of the names of the row metatable on top of the stack. */
+static void columns_push(lua_State *L) {
+  int metatable = lua_gettop(L), count = metatable_shape(L)->count;
   lua_createtable(L, count, 0);
   for (int i = 1; i <= count; i++) {
     lua_rawgeti(L, metatable, i);
@@ -224,7 +246,7 @@ static int rows_index(lua_State *L) {
     lua_rawgeti(L, lua_upvalueindex(1), 2);
   else if (strcmp(key, "columns") == 0) {
     lua_rawgeti(L, lua_upvalueindex(1), 3);
-    columns_push(L, lua_gettop(L));
+    columns_push(L);
   } else
     lua_pushnil(L);
   return 1;

@@ -14,6 +14,8 @@
 struct lshape_column {
   const char *name; /* in the shape's own memory, NUL-terminated */
   size_t len;
+  const char *json; /* `,"name":` as JSON, in a string that the row metatable keeps; NULL when the name is not UTF-8 */
+  size_t json_len;
   uint32_t hash;
   int source; /* the last column of this name: whose cell the name stands for */
   bool first; /* no column before it has this name: where JSON shows it */
