@@ -112,10 +112,14 @@ static void test_utf8(void) {
   TEST("random bytes are judged as the book does") {
     int differ = 0, good = 0;
     unsigned seed = 5;
-    static const unsigned char some[] = {0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf1, 0xf4, 0xf5};
+    static const unsigned char some[] = {0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1,
+                                         0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf1, 0xf4, 0xf5};
     for (int i = 0; i < 500000; i++) {
       unsigned char text[5];
-      for (size_t k = 0; k < sizeof text; k++) text[k] = some[(seed = seed * 1103515245u + 12345u) >> 16 & 0x7fff ? (seed >> 16) % sizeof some : 0];
+      for (size_t k = 0; k < sizeof text; k++) {
+        seed = seed * 1103515245u + 12345u;
+        text[k] = some[(seed >> 16) % sizeof some];
+      }
       bool want = valid_slowly(text, sizeof text);
       good += want;
       differ += valid((const char *)text, sizeof text) != want;
@@ -127,7 +131,8 @@ static void test_utf8(void) {
 
 static void test_arrays(void) {
   static const struct value integers = ARRAY_CELL(VALUE_INTEGER, "{{1,NULL},{3,4}}"), empty = ARRAY_CELL(VALUE_TEXT, "{}"),
-                            texts = ARRAY_CELL(VALUE_TEXT, "{a,\"b\\\"c\",\"NULL\"}"), json = ARRAY_CELL(VALUE_JSON, "{\"{\\\"a\\\": 1}\",2}"),
+                            texts = ARRAY_CELL(VALUE_TEXT, "{a,\"b\\\"c\",\"NULL\"}"),
+                            json = ARRAY_CELL(VALUE_JSON, "{\"{\\\"a\\\": 1}\",2}"),
                             bytes = ARRAY_CELL(VALUE_BYTES, "{\"\\\\x6869\"}"), numerics = ARRAY_CELL(VALUE_NUMERIC, "{1.10,NaN}"),
                             reals = ARRAY_CELL(VALUE_REAL, "{1,NaN,0.5}"), booleans = ARRAY_CELL(VALUE_BOOLEAN, "{t,f}"),
                             torn = ARRAY_CELL(VALUE_INTEGER, "{1,\"2");
@@ -150,7 +155,8 @@ static void test_results(void) {
   static const struct column columns[] = {{"id", VALUE_INTEGER}, {"a\"b", VALUE_TEXT}, {"id", VALUE_NUMERIC}, {"data", VALUE_BYTES},
                                           {"doc", VALUE_JSON},   {"ok", VALUE_BOOLEAN}};
   static const struct value cells[] = {
-      INTEGER_CELL(1), TEXT_CELL(VALUE_TEXT, "ä"), TEXT_CELL(VALUE_NUMERIC, "1.50"), TEXT_CELL(VALUE_BYTES, "hi\0"), TEXT_CELL(VALUE_JSON, "{\"z\": 1.00}"),
+      INTEGER_CELL(1), TEXT_CELL(VALUE_TEXT, "ä"), TEXT_CELL(VALUE_NUMERIC, "1.50"), TEXT_CELL(VALUE_BYTES, "hi\0"),
+      TEXT_CELL(VALUE_JSON, "{\"z\": 1.00}"),
       BOOLEAN_CELL(true), INTEGER_CELL(2), NULL_CELL, NULL_CELL, NULL_CELL, NULL_CELL, NULL_CELL};
   static const struct value bad[] = {TEXT_CELL(VALUE_TEXT, "fine"), TEXT_CELL(VALUE_TEXT, "\xff")};
   static const struct column two[] = {{"a", VALUE_TEXT}, {"secret", VALUE_TEXT}};

@@ -135,7 +135,8 @@ static void test_cells(void) {
     CHECK(cell(VALUE_INTEGER, "-0").integer == 0);
   }
   TEST("text that is not what its type says stays text") {
-    static const char *const integers[] = {"9223372036854775808", "-9223372036854775809", "99999999999999999999", "", "-", "1.0", " 1", "1x"};
+    static const char *const integers[] = {"9223372036854775808", "-9223372036854775809", "99999999999999999999", "", "-",
+                                           "1.0", " 1", "1x"};
     static const char *const reals[] = {"", "1e400", "0x10", "1,5", "nan", "1e", ".", "e5", "1.5 ", "--1"};
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
       struct value v = cell(VALUE_INTEGER, integers[i]);

@@ -311,6 +311,10 @@ static void drain_specs(struct fixture *f) {
     CHECK(loop_update(l) < before + 60 * USEC_PER_SECOND);
     drain_remove(l, &a.drain);
   }
+}
+
+static void drain_change_specs(struct fixture *f) {
+  struct loop *l = f->loop;
   TEST("a drain may remove itself, or the next, and add another, while it runs") {
     struct work a = {{{0}, work_run}, l}, b = {{{0}, work_run}, l}, c = {{{0}, work_run}, l};
     drain_add(l, &a.drain);
@@ -367,7 +371,7 @@ static void wake_specs(struct fixture *f) {
 
 static void shared_specs(bool virtual) {
   struct fixture f;
-  void (*const groups[])(struct fixture *) = {timer_specs, watch_specs, drain_specs, wake_specs};
+  void (*const groups[])(struct fixture *) = {timer_specs, watch_specs, drain_specs, drain_change_specs, wake_specs};
   for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
     fixture_begin(&f, virtual);
     groups[i](&f);
@@ -644,6 +648,11 @@ static void virtual_specs(void) {
     CHECK(loop_virtual_idle(l));
     watch_set(l, &c.watch, 7, 0);
   }
+  loop_destroy(l);
+}
+
+static void virtual_idle_specs(void) {
+  struct loop *l = loop_virtual_create(5);
   TEST("idle means that a turn would wait for ever") {
     struct note n = {{note_fire}, l};
     struct woken w = {{woken_woken}, l};
@@ -688,5 +697,6 @@ int main(void) {
   thread_specs();
   host_specs();
   virtual_specs();
+  virtual_idle_specs();
   return check_done();
 }

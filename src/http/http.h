@@ -84,8 +84,8 @@ struct http_response {
 };
 
 /* Appends the head, and the body unless it is streamed or must not be there. NULL: done; else what is wrong (one phrase that
-   names no value), and nothing was appended: a status out of range, a name that is no token, CR, LF, NUL or another control byte in a value,
-   a header that is this function's own (content-length, transfer-encoding, connection). */
+   names no value), and nothing was appended: a status out of range, a name that is no token, CR, LF, NUL or another control byte
+   in a value, a header that is this function's own (content-length, transfer-encoding, connection). */
 const char *http_response_write(struct http_bytes *out, const struct http_response *, bool *keep_alive);
 
 /* The parts of a streamed body; `minor` decides between chunks and plain bytes. An empty part writes nothing. */

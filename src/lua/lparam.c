@@ -2,8 +2,8 @@
 ** lparam: Lua values as a statement's parameters, and what the user says their types with: pool.array, pool.bytes, pool.jsonb.
 **
 ** Misuse raises, naming the parameter; what the world's data does wrong (text with a NUL, or not UTF-8) is an error of the
-** kind that the server would give, 22021. An array is written as text at once, in the driver's notation: PostgreSQL's {...} or JSON. All its
-** elements are of one sort: integers with floats among them are reals, nulls go with anything.
+** kind that the server would give, 22021. An array is written as text at once, in the driver's notation: PostgreSQL's {...} or
+** JSON. All its elements are of one sort: integers with floats among them are reals, nulls go with anything.
 */
 #include <math.h>
 #include <string.h>

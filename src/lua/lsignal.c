@@ -57,7 +57,8 @@ static int signals_k(lua_State *L, int status, lua_KContext context) {
   int number = s->number;
   (void)status;
   signals_stop(s);
-  if (ltask_interrupted((struct task *)context) != POOL_OK) return lerror_fail(L, POOL_DEADLINE, "the deadline passed before a signal came");
+  if (ltask_interrupted((struct task *)context) != POOL_OK)
+    return lerror_fail(L, POOL_DEADLINE, "the deadline passed before a signal came");
   for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++)
     if (NAMES[i].number == number) lua_pushstring(L, NAMES[i].name);
   return 1;

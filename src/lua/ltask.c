@@ -311,7 +311,8 @@ static void task_resume(lua_State *L, struct task *t) {
     lua_pop(t->co, t->results);
     t->results = 0;
     if (t->status == TASK_RUNNING) {
-      lua_pushliteral(t->co, "coroutine.yield in a task, outside a coroutine of its own: a task waits with pool's calls (pool.sleep(0) yields)");
+      lua_pushliteral(t->co, "coroutine.yield in a task, outside a coroutine of its own: a task waits with pool's calls "
+                             "(pool.sleep(0) yields)");
       task_fail(L, t);
     }
   } else if (status == LUA_OK) {

@@ -331,7 +331,8 @@ static int group_spawn(lua_State *L) {
 
 static void all_check(lua_State *L, lua_Integer n) {
   for (lua_Integer i = 1; i <= n; i++) {
-    if (lua_rawgeti(L, 1, i) != LUA_TFUNCTION) lerror_misuse(L, "pool.all: element %d is a %s, not a function", (int)i, luaL_typename(L, -1));
+    if (lua_rawgeti(L, 1, i) != LUA_TFUNCTION)
+      lerror_misuse(L, "pool.all: element %d is a %s, not a function", (int)i, luaL_typename(L, -1));
     lua_pop(L, 1);
   }
 }
