@@ -61,7 +61,8 @@ test("arrays nest, are empty, hold NULL as pool.null and stay arrays in JSON", f
   same(row.j[1].a, 1)
   check(row.r[2] ~= row.r[2], "NaN")
   same(row.bad, "{1,")
-  same(encode(row), [=[{"e":[],"n":[[1,null],[3,4]],"z":["a",null,"NULL","q\"\\"],"b":["aGk="],"j":[{"a":1},[]],"r":[1.0,null],"bad":"{1,"}]=])
+  same(encode(row), [=[{"e":[],"n":[[1,null],[3,4]],"z":["a",null,"NULL","q\"\\"],"b":["aGk="],"j":[{"a":1},[]],]=]
+    .. [=["r":[1.0,null],"bad":"{1,"}]=])
 end)
 
 test("affected, columns and command are reached, and neither iterated nor encoded", function()
@@ -352,7 +353,8 @@ test("what is malformed, or more than Lua holds, is nil and an error that says w
 end)
 
 test("random bytes decode to something or to an error", function()
-  local letters = {"{", "}", "[", "]", ",", ":", '"', "\\", "u", "0", "1", "e", "-", ".", "a", "null", "true", "\xff", "\0", " ", '"a":', "[1"}
+  local letters = {"{", "}", "[", "]", ",", ":", '"', "\\", "u", "0", "1", "e", "-", ".", "a", "null", "true",
+    "\xff", "\0", " ", '"a":', "[1"}
   local good = 0
   for _ = 1, 20000 do
     local parts = {}
