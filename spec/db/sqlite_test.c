@@ -704,6 +704,28 @@ static void cache_specs(struct db_conn *c) {
   }
 }
 
+static const void *shape_of(struct db_conn *c, const char *sql) {
+  struct db_result *r = query(c, sql);
+  if (!CHECK(r != NULL)) return NULL;
+  const void *shape = D->shape(r);
+  D->free_result(r);
+  return shape;
+}
+
+static void eviction_spec(struct db_conn *c) { /* its cache holds 16 */
+  TEST("the cache keeps what was used last and lets the rest go") {
+    char sql[64];
+    const void *old = shape_of(c, "select 'old'"), *used = shape_of(c, "select 'used'");
+    for (int i = 0; i < 15; i++) {
+      snprintf(sql, sizeof sql, "select 'other %d'", i);
+      shape_of(c, sql);
+      CHECK(shape_of(c, "select 'used'") == used);
+    }
+    CHECK(shape_of(c, "select 'old'") != old);
+    CHECK(shape_of(c, "select 'used'") == used);
+  }
+}
+
 static void uncached_spec(struct home *h) {
   struct db *db = database(h, h->url, 0, RESET_ROLLBACK);
   TEST("without a cache it works the same, and results have no identity; they outlive connection and database") {
@@ -757,7 +779,22 @@ static void cancel_specs(struct db_conn *c) {
       CHECK_INT(integer(c, SERIES("2000") "select count(*) from s"), 2000);
     }
   }
-  TEST("a stream is cancelled between its batches") {
+  TEST("a stream is cancelled between its batches, however little is left; what it changed is undone") {
+    CHECK(done(c, "create table w(a); " SERIES("300") "insert into w select i from s"));
+    CHECK(begin_statement(c, "select a from w", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    D->cancel(c);
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_INT(last.kind, POOL_CANCELLED);
+    CHECK(begin_statement(c, "insert into w select a from w returning a", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    D->cancel(c);
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_INT(integer(c, "select count(*) from w"), 300);
+  }
+  TEST("a long stream is cancelled between its batches") {
     CHECK(begin_statement(c, SERIES("100000") "select i from s", NULL, 0, false, true));
     CHECK_INT(finish(c, &last), DB_DONE);
     D->free_result(D->result(c));
@@ -880,6 +917,7 @@ static void shared_specs(struct home *h) {
   stream_specs(c);
   column_spec(c);
   cache_specs(c);
+  eviction_spec(c);
   cancel_specs(c);
   lock_specs(db, c);
   disconnect(c);
