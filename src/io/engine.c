@@ -25,11 +25,12 @@ static void engine_act(struct engine *e, const struct action *a) {
   WRONG("an action");
 }
 
+/* A deadline that moved further away leaves the timer where it is: every lease moves it, and one early tick is cheaper than that. */
 static void engine_arm(struct engine *e) {
   usec at = pool_deadline(e->core);
   if (at == NEVER)
     timer_stop(e->loop, &e->tick);
-  else if (!e->tick.running || e->tick.node.at != at)
+  else if (!e->tick.running || at < e->tick.node.at)
     timer_start(e->loop, &e->tick, at);
 }
 
