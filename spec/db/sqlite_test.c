@@ -857,6 +857,67 @@ static void lock_specs(struct db *db, struct db_conn *a) {
   disconnect(b);
 }
 
+/* One of ten that write at once: begins, inserts, commits, over and over. */
+struct writer {
+  struct db_conn *c;
+  int at; /* statements done */
+};
+
+enum { WRITERS = 10, WRITES = 20 };
+
+static void writer_send(struct writer *w) {
+  static const char *const sqls[] = {"begin immediate", "insert into many values ($1)", "commit"};
+  struct param p = number(w->at);
+  CHECK(begin_statement(w->c, sqls[w->at % 3], &p, w->at % 3 == 1, false, false));
+}
+
+/* True while it has more to do. */
+static bool writer_step(struct writer *w) {
+  struct pool_error e;
+  enum db_want want = D->step(w->c, &e);
+  if (want == DB_READ) return true;
+  if (!CHECK_INT(want, DB_DONE)) return false;
+  D->free_result(D->result(w->c));
+  if (++w->at == 3 * WRITES) return false;
+  writer_send(w);
+  return true;
+}
+
+static void writers_spec(struct db *db, struct db_conn *c) {
+  TEST("ten connections that write at once each get their turn") {
+    struct writer writers[WRITERS] = {{NULL, 0}};
+    struct pollfd fds[WRITERS];
+    int left = WRITERS;
+    CHECK(done(c, "create table many(a)"));
+    for (int i = 0; i < WRITERS; i++) {
+      writers[i].c = connect_to(db);
+      writer_send(&writers[i]);
+      fds[i] = (struct pollfd){.fd = D->fd(writers[i].c), .events = POLLIN};
+    }
+    while (left > 0 && CHECK(poll(fds, WRITERS, 20000) > 0))
+      for (int i = 0; i < WRITERS; i++) {
+        if (fds[i].fd < 0 || !fds[i].revents || writer_step(&writers[i])) continue;
+        fds[i].fd = -1;
+        left--;
+      }
+    for (int i = 0; i < WRITERS; i++) disconnect(writers[i].c);
+    CHECK_INT(integer(c, "select count(*) from many"), WRITERS * WRITES);
+  }
+}
+
+static void depth_spec(struct db_conn *c) {
+  TEST("what recurses inside SQLite has stack enough") {
+    enum { PAIRS = 24000 };
+    char *pattern = malloc(2 * PAIRS + 1);
+    for (int i = 0; i < PAIRS; i++) memcpy(pattern + 2 * i, "%a", 3);
+    struct param p = text(pattern);
+    struct db_result *r = with(c, "select replace($1, '%', '') like $1", &p, 1);
+    CHECK(r && cell(r, 0, 0).integer == 1);
+    D->free_result(r);
+    free(pattern);
+  }
+}
+
 static void leave_specs(struct home *h) {
   struct db *db = database(h, h->url, 16, RESET_ROLLBACK);
   struct pool_error e;
@@ -920,6 +981,8 @@ static void shared_specs(struct home *h) {
   eviction_spec(c);
   cancel_specs(c);
   lock_specs(db, c);
+  writers_spec(db, c);
+  depth_spec(c);
   disconnect(c);
   D->destroy(db);
 }

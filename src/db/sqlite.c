@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 enum { REQUEST_KEPT = 1 << 20 };  /* a larger request's memory is given back with the next small one */
-enum { WORKER_STACK = 1 << 20 };  /* SQLite's parser and expressions are bounded: a fraction of this */
+enum { WORKER_STACK = 8 << 20 };  /* address space only: a LIKE pattern of SQLite's greatest length recurses through megabytes */
 
 struct db {
   struct sqlite_place *place; /* shared */
