@@ -280,10 +280,7 @@ static void drain_specs(struct fixture *f) {
     struct note n = {{note_fire}, l};
     drain_add(l, &a.drain);
     timer_start(l, &n.timer, loop_now(l) + MS);
-    while (n.timer.running) {
-      a.runs = 0;
-      loop_turn(l, NEVER);
-    }
+    for (; n.timer.running; loop_turn(l, NEVER)) a.runs = 0;
     CHECK(a.runs >= 2); /* before the sleep and after the timer */
     drain_remove(l, &a.drain);
   }

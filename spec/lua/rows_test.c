@@ -240,8 +240,10 @@ static int run_sample(lua_State *L) {
 /* What touches everything that allocates, small enough to be run once an allocation. */
 static const char sample[] =
     "local t, pool = ...\n"
-    "local d = {columns = {{'id', 'integer'}, {'name', 'text'}, {'id', 'text'}, {'doc', 'json'}, {'list', 'integer[]'}, {'raw', 'bytes'}},\n"
-    "  rows = {{1, 'a', 'b', '{\"a\":[1,{\"b\":null}],\"c\":\"x\"}', '{{1,2},{3,NULL}}', 'bytes'}, {2, {'bytes', 'raw'}, nil, '[]', '{}', nil}}, shape = 1}\n"
+    "local d = {columns = {{'id', 'integer'}, {'name', 'text'}, {'id', 'text'}, {'doc', 'json'}, {'list', 'integer[]'},\n"
+    "             {'raw', 'bytes'}},\n"
+    "  rows = {{1, 'a', 'b', '{\"a\":[1,{\"b\":null}],\"c\":\"x\"}', '{{1,2},{3,NULL}}', 'bytes'},\n"
+    "          {2, {'bytes', 'raw'}, nil, '[]', '{}', nil}}, shape = 1}\n"
     "local rows = t.rows(d)\n"
     "rows[1].added = {z = 1, a = {1, 2.5, true}}\n"
     "assert(#rows.columns == 6)\n"

@@ -49,8 +49,8 @@ void ltask_wake(struct task *t);          /* its wait is over; harmless when it 
 usec ltask_deadline(const struct task *); /* the earliest pool.deadline it is under, NEVER when none */
 uint64_t ltask_id(const struct task *);   /* 1, 2 ...; 0 is the synchronous task */
 
-/* Memory for the state of the wait under way, zeroed by ltask_enter's caller as it needs; LTASK_SCRATCH bytes, 8-aligned (Lua gives no more).
-   Stays where it is until the continuation has returned or abort has been called. */
+/* Memory for the state of the wait under way, zeroed by ltask_enter's caller as it needs; LTASK_SCRATCH bytes, 8-aligned
+   (Lua gives no more). Stays where it is until the continuation has returned or abort has been called. */
 void *ltask_scratch(struct task *);
 struct task *ltask_of_scratch(void *scratch);
 
