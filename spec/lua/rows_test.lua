@@ -123,6 +123,17 @@ test("more shapes than the cache holds", function()
   end
 end)
 
+test("the cache of shapes has an end", function()
+  local function settled()
+    collectgarbage()
+    collectgarbage()
+    return collectgarbage("count")
+  end
+  local before = settled()
+  for i = 1, 5000 do t.rows(result(("a_column_of_its_own_%d:integer"):format(i), {i})) end
+  check(settled() - before < 1024, "KiB kept: " .. settled() - before)
+end)
+
 test("of repeated column names the last wins, and every cell has its position", function()
   local d = result("id:integer name:text id:integer", {1, "x", 2}, {3, nil, nil})
   local rows = t.rows(d)
