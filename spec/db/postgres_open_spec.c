@@ -137,6 +137,9 @@ static void several_hosts_specs(void) {
   TEST("hostaddr needs no name to be looked up") {
     opens(url_with((struct url_parts){.host = "no-such-host.invalid", .options = "&hostaddr=127.0.0.1"}));
   }
+}
+
+static void next_address_specs(void) {
   TEST("next_address leaves a black hole for the next address") {
     struct world w = {0};
     struct pool_error e;
@@ -157,6 +160,34 @@ static void several_hosts_specs(void) {
     for (int i = 0; i < 4; i++) close(fill[i]);
     close(server);
   }
+  TEST("next_address leaves a look-up that takes long") {
+    struct world w = {0};
+    struct pool_error e;
+    char hosts[300];
+    snprintf(hosts, sizeof hosts, "no-such-host.invalid,%s", getenv("POOL_SPEC_PG_DIR"));
+    CHECK(world_open(&w, url_with((struct url_parts){.host = hosts}), &e));
+    struct db_conn *conn = D->open(w.db, &e);
+    CHECK_INT(D->addresses_left(conn), 1);
+    D->next_address(conn);
+    CHECK_INT(D->addresses_left(conn), 0);
+    CHECK(await(&w, conn, &e) == DB_DONE);
+    goodbye(&w, conn);
+    world_close(&w);
+  }
+  TEST("next_address with nothing left is the failure, with its cause") {
+    struct world w = {0};
+    struct pool_error e;
+    CHECK(world_open(&w, url_with((struct url_parts){.host = "no-such-host.invalid"}), &e));
+    struct db_conn *conn = D->open(w.db, &e);
+    D->next_address(conn);
+    CHECK(D->step(conn, &e) == DB_FAILED);
+    CHECK(e.kind == POOL_CONNECT && !e.permanent && strstr(e.message, "timed out") != NULL);
+    D->abandon(conn);
+    world_close(&w);
+  }
+}
+
+static void abandon_specs(void) {
   TEST("an open into a black hole can be abandoned at any step") {
     struct world w = {0};
     struct pool_error e;
@@ -217,5 +248,7 @@ void open_specs(void) {
   refusal_specs();
   url_specs();
   several_hosts_specs();
+  next_address_specs();
+  abandon_specs();
   setup_specs();
 }

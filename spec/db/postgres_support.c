@@ -155,6 +155,7 @@ int main(void) {
   type_specs();
   cache_specs();
   cancel_specs();
+  fake_specs();
   end_specs();
   return check_done();
 }

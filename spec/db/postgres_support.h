@@ -46,6 +46,7 @@ void open_specs(void);
 void query_specs(void);
 void type_specs(void);
 void cache_specs(void);
+void fake_specs(void);
 void end_specs(void);
 void cancel_specs(void);
 

@@ -82,6 +82,7 @@ static void doom_set(struct db_conn *conn, const PGresult *result) {
   error_set(doom, POOL_LOST, "the connection was lost");
   fields_copy(result, doom);
   doom->disconnect = !state_is_lonely(doom->sqlstate);
+  doom->retryable = strcmp(doom->sqlstate, "57P05") == 0; /* said only while no statement had come */
   conn->fatal = true;
 }
 

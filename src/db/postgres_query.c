@@ -68,11 +68,12 @@ static const char *skip_space(const char *sql) {
 
 static bool begins_with(const char *sql, const char *word) { return strncasecmp(sql, word, strlen(word)) == 0; }
 
-/* Does it make the transaction read-only? Only asked of what begins with b or s. */
+/* Does it make the transaction read-only? BEGIN, START and SET are looked at; SELECT, which comes most, is out at once. */
 static void transaction_note(struct db_conn *conn, const char *sql) {
   sql = skip_space(sql);
   char first = (char)(*sql | 32);
-  if ((first != 'b' && first != 's') || !(begins_with(sql, "begin") || begins_with(sql, "start") || begins_with(sql, "set"))) return;
+  if ((first != 'b' && first != 's') || (sql[1] && (sql[2] | 32) == 'l')) return;
+  if (!begins_with(sql, "begin") && !begins_with(sql, "start") && !begins_with(sql, "set")) return;
   if (strcasestr(sql, "read only")) conn->read_only = true;
 }
 
@@ -117,11 +118,12 @@ static bool send_prepare(struct db_conn *conn, struct plan *plan) {
 
 static bool send_extended(struct db_conn *conn, const struct statement *s) {
   const struct pg_params *p = &conn->params;
-  if (conn->cache.limit == 0 || conn->pooled || begins_with(skip_space(s->sql), "copy")) return send_unnamed(conn, s->sql);
+  if (conn->cache.limit == 0 || conn->pooled) return send_unnamed(conn, s->sql);
   uint64_t hash = cache_hash(s->sql, s->len, p->oids, p->count);
   struct plan *plan = cache_find(&conn->cache, s->sql, s->len, p->oids, p->count, hash);
   if (plan && plan->prepared) return send_prepared(conn, plan);
-  if (s->stream) return send_unnamed(conn, s->sql); /* single-row mode and a pipeline do not go together */
+  /* Neither single-row mode nor COPY goes together with a pipeline. */
+  if (s->stream || begins_with(skip_space(s->sql), "copy")) return send_unnamed(conn, s->sql);
   bool full = cache_full(&conn->cache) && PQtransactionStatus(conn->pg) != PQTRANS_IDLE;
   if (!plan && !full) plan = cache_add(&conn->cache, s->sql, s->len, p->oids, p->count, hash);
   return plan ? send_prepare(conn, plan) : send_unnamed(conn, s->sql);
