@@ -219,17 +219,28 @@ static bool refuses(struct home *h, const char *url, const char *words) {
 }
 
 /* As a user who may do nothing here: root may do everything. */
-static bool refuses_stranger(struct home *h, const char *words) {
+static bool by_stranger(struct home *h, bool (*holds)(struct home *h)) {
   pid_t child = fork();
   if (child == 0) {
     if (getuid() == 0 && setuid(65534) != 0) _exit(2);
-    bool ok = refuses(h, h->url, words);
+    bool ok = holds(h);
     fflush(stdout);
     _exit(ok ? 0 : 1);
   }
   int status = -1;
   waitpid(child, &status, 0);
   return status == 0;
+}
+
+static bool no_permission(struct home *h) { return refuses(h, h->url, "no permission"); }
+
+static bool no_log(struct home *h) {
+  struct db *db = database(h, h->url, 16, RESET_ROLLBACK);
+  struct db_conn *c = connect_to(db);
+  bool ok = integer(c, "select count(*) from sqlite_master") == 0;
+  disconnect(c);
+  D->destroy(db);
+  return ok && strncmp(h->log, "warn: SQLite: no write-ahead log here", 37) == 0;
 }
 
 static void refusal_specs(struct home *h) {
@@ -247,11 +258,18 @@ static void refusal_specs(struct home *h) {
   }
   TEST("a file that may not be written, or not be made, is refused for good") {
     CHECK_INT(chmod(h->directory, 0755), 0);
-    CHECK(refuses_stranger(h, "no permission"));
+    CHECK(by_stranger(h, no_permission));
     FILE *f = fopen(h->file, "w");
     fclose(f);
     CHECK_INT(chmod(h->file, 0444), 0);
-    CHECK(refuses_stranger(h, "no permission"));
+    CHECK(by_stranger(h, no_permission));
+    CHECK_INT(unlink(h->file), 0);
+  }
+  TEST("where no log can be kept, a line says so and the connection works") {
+    FILE *f = fopen(h->file, "w");
+    fclose(f);
+    CHECK_INT(chmod(h->file, 0666), 0);
+    CHECK(by_stranger(h, no_log));
     CHECK_INT(unlink(h->file), 0);
   }
   TEST("mode=ro reads and does not write, and makes no file") {

@@ -29,6 +29,10 @@
 #include <stdlib.h>
 #include <time.h>
 
+#ifndef ev_io_modify /* libev before 4.32: one epoll_ctl more */
+#define ev_io_modify(io, wanted) ev_io_set((io), (io)->fd, (wanted))
+#endif
+
 struct loop_ev {
   struct loop base;
   struct ev_loop *ev;
