@@ -134,8 +134,9 @@ end
 
 --- A failure for people: a pool error by its own text, the rest with where it came from.
 local function failure(err)
-  if type(err) == "table" and err.kind then return require("pool.problem").text(err) end
-  return debug.traceback(require("pool.problem").text(err), 2)
+  local text = require("pool.problem").text(err)
+  if (type(err) == "table" and err.kind) or text:find("\nstack traceback:", 1, true) then return text end
+  return debug.traceback(text, 2)
 end
 
 local function setting_flags(values, known)
