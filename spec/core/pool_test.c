@@ -173,6 +173,20 @@ static void test_line(void) {
   }
 }
 
+static void test_overloaded(void) {
+  struct settings s = plain();
+  s.max_waiting = 1;
+  struct world w = world_begin(s);
+  lease(&w, 0, 2);
+  TEST("max_waiting counts no room that is leased or being closed (promise 11)") {
+    give_back(&w, 0, OUTCOME_RETIRE);
+    ORDER(&w, ACTION_CLOSE);
+    CHECK_INT(ask(&w, 4, SECOND), POOL_OK);
+    CHECK_INT(ask(&w, 5, SECOND), POOL_OVERLOADED);
+    world_end(&w);
+  }
+}
+
 static void test_refusals(void) {
   struct settings s = plain();
   s.max_waiting = 1;
@@ -444,6 +458,7 @@ int main(void) {
   test_limit();
   test_configure();
   test_line();
+  test_overloaded();
   test_refusals();
   test_idle_only();
   test_opens();

@@ -74,6 +74,20 @@ static void test_slow_check(void) {
   }
 }
 
+static void test_slow_checks(void) {
+  struct world w = world_begin(plain());
+  lease_and_return(&w, 0, 1);
+  TEST("while a check is slow, an open is begun rather than another check (promise 2)") {
+    pass(&w, 2 * SECOND);
+    ask(&w, 2, 30 * SECOND);
+    ORDER(&w, ACTION_CHECK);
+    pass(&w, 50 * MS);
+    ORDER(&w, ACTION_OPEN);
+    NOTHING(&w);
+    world_end(&w);
+  }
+}
+
 static void test_every_lease(void) {
   struct settings s = plain();
   s.pre_ping_after = 0;
@@ -142,6 +156,27 @@ static void test_suspicion(void) {
     CHECK(ORDER(&w, ACTION_CHECK) == leased);
     checked(&w, leased, true);
     CHECK(leased->state == SLOT_IDLE);
+    world_end(&w);
+  }
+}
+
+static void test_one_disconnect(void) {
+  struct settings s = plain();
+  s.size = 3;
+  struct world w = world_begin(s);
+  lease_and_return(&w, 0, 2);
+  TEST("a disconnect that several checks find counts once (promise 5)") {
+    struct slot *checking[3];
+    pool_suspect(w.pool, w.now);
+    pool_assert(w.pool);
+    for (int i = 0; i < 3; i++) checking[i] = ORDER(&w, ACTION_CHECK);
+    checked(&w, checking[0], false);
+    ORDER(&w, ACTION_CLOSE);
+    checked(&w, checking[1], true);
+    CHECK(ORDER(&w, ACTION_CHECK) == checking[1]); /* sent before the disconnect was seen */
+    checked(&w, checking[2], false);               /* and so was this one */
+    checked(&w, checking[1], true);
+    CHECK(checking[1]->state == SLOT_IDLE);
     world_end(&w);
   }
 }
@@ -303,6 +338,77 @@ static void test_recycling_at_the_limit(void) {
   }
 }
 
+static struct settings recycled(int size, int max_overflow) {
+  struct settings s = plain();
+  s.size = size;
+  s.max_overflow = max_overflow;
+  s.recycle = 100 * SECOND;
+  s.shrink_after = 0;
+  return s;
+}
+
+static void test_recycling_waits(void) {
+  struct world w = world_begin(recycled(1, 1));
+  lease(&w, 0, 0);
+  TEST("nothing that works is closed for its age while the server is away (promise 7)") {
+    pass(&w, 100 * SECOND - 10 * MS);
+    ask(&w, 1, 30 * SECOND);
+    refused(&w, ORDER(&w, ACTION_OPEN), false);
+    leave(&w, 1);
+    pool_allow(w.pool, 1, w.now);
+    give_back(&w, 0, OUTCOME_CLEAN);
+    pass(&w, 15 * MS);
+    NOTHING(&w);
+    pass(&w, 50 * MS);
+    ORDER(&w, ACTION_CLOSE);
+    world_end(&w);
+  }
+}
+
+static void test_recycling_opening(void) {
+  struct world w = world_begin(recycled(2, 0));
+  lease(&w, 0, 0);
+  TEST("an expired connection that comes back to a line serves once more while an open is under way (promise 7)") {
+    pass(&w, 100 * SECOND);
+    for (int i = 1; i < 4; i++) ask(&w, i, 30 * SECOND);
+    ORDER(&w, ACTION_OPEN);
+    give_back(&w, 0, OUTCOME_CLEAN);
+    GRANTED(&w, 1);
+    NOTHING(&w);
+    world_end(&w);
+  }
+}
+
+static void test_recycling_overflow(void) {
+  struct settings s = recycled(1, 2);
+  s.idle_timeout = 1000 * SECOND;
+  struct world w = world_begin(s);
+  lease_and_return(&w, 0, 1);
+  TEST("an expired connection beyond size is closed and not replaced (promise 7)") {
+    pass(&w, 100 * SECOND);
+    closed(&w, ORDER(&w, ACTION_CLOSE));
+    ORDER(&w, ACTION_OPEN); /* for the one within size */
+    NOTHING(&w);
+    CHECK_INT(stats_of(&w).counters.recycled, 1);
+    world_end(&w);
+  }
+}
+
+static void test_no_reopening(void) {
+  struct world w = world_begin(recycled(1, 1));
+  lease(&w, 0, 1);
+  TEST("one closed for its age at the limit is not opened again beyond size (promise 7)") {
+    pass(&w, 100 * SECOND);
+    ask(&w, 2, 30 * SECOND);
+    give_back(&w, 0, OUTCOME_CLEAN);
+    struct slot *s = ORDER(&w, ACTION_CLOSE);
+    leave(&w, 2);
+    closed(&w, s);
+    NOTHING(&w);
+    world_end(&w);
+  }
+}
+
 static void test_jitter(void) {
   struct settings s = plain();
   s.size = 30;
@@ -364,9 +470,28 @@ static void test_invalidate(void) {
   }
 }
 
+static void test_invalidate_unbegun(void) {
+  struct world w = world_begin(plain());
+  TEST("an open not begun when the others are invalidated is none of them") {
+    ask(&w, 0, SECOND);
+    pool_invalidate(w.pool, w.now);
+    pool_assert(w.pool);
+    opened(&w, ORDER(&w, ACTION_OPEN));
+    GRANTED(&w, 0);
+    world_end(&w);
+  }
+}
+
 int main(void) {
   test_checks();
   test_slow_check();
+  test_slow_checks();
+  test_one_disconnect();
+  test_recycling_waits();
+  test_recycling_opening();
+  test_recycling_overflow();
+  test_no_reopening();
+  test_invalidate_unbegun();
   test_every_lease();
   test_suspicion();
   test_lost();

@@ -112,7 +112,7 @@ static void pool_at(struct pool *p, usec now) {
 /* Before this time the clock alone, or a connection that changes hands with nobody in line, gives the pump nothing to do. */
 static usec pool_wake(const struct pool *p) {
   bool stirred = p->queue.count > 0 || p->settings.min_idle > 0 || idle_overflow(p) > 0 || !list_empty(&p->suspects) ||
-                 !list_empty(&p->due) || !list_empty(&p->grace);
+                 !list_empty(&p->grace);
   return stirred ? INT64_MIN : pool_deadline(p);
 }
 
