@@ -1,0 +1,370 @@
+/* How statements run: transactions, streams, the cache, cancels, locks. */
+#include "sqlite_support.h"
+
+/* ---- transactions and resets ---- */
+
+static void transaction_specs(struct home *h, struct db *db, struct db_conn *c) {
+  char buffer[64];
+  TEST("a transaction begins immediate unless it only reads") {
+    CHECK_TEXT(D->begin(false, NULL, false, buffer, sizeof buffer), "BEGIN IMMEDIATE");
+    CHECK_TEXT(D->begin(true, "serializable", true, buffer, sizeof buffer), "BEGIN");
+    CHECK_TEXT(D->begin_sql, "BEGIN IMMEDIATE");
+    CHECK(D->json_arrays);
+  }
+  TEST("the status follows the transaction, and a reset rolls it back") {
+    CHECK(done(c, "create table x(a)"));
+    D->free_result(query(c, "begin immediate"));
+    CHECK_INT(D->status(c), DB_IN_TRANSACTION);
+    CHECK(D->needs_reset(c));
+    CHECK(done(c, "insert into x values (1)"));
+    CHECK(fails(c, "select * from none", "42P01"));
+    CHECK_INT(D->status(c), DB_IN_TRANSACTION); /* SQLite goes on after an error */
+    CHECK_INT(reset(c), DB_DONE);
+    CHECK(D->result(c) == NULL);
+    CHECK_INT(D->status(c), DB_IDLE);
+    CHECK(!D->needs_reset(c));
+    CHECK_INT(integer(c, "select count(*) from x"), 0);
+    CHECK_INT(reset(c), DB_DONE); /* nothing to undo */
+  }
+  TEST("discard also drops what is temporary, attached or cached; none refuses to undo") {
+    struct db_settings s = {.reset = RESET_DISCARD};
+    D->configure(db, &s);
+    CHECK(D->needs_reset(c));
+    CHECK(done(c, "create temp table \"a\"\"b\"(a); create temp view w as select 1;"
+                  "create temp table s(a integer primary key autoincrement);"
+                  "create temp trigger g after insert on s begin select 1; end;"
+                  "attach ':memory:' as other; pragma foreign_keys = off; begin"));
+    CHECK_INT(reset(c), DB_DONE);
+    CHECK_INT(integer(c, "select count(*) from sqlite_temp_master where name not like 'sqlite%'"), 0);
+    CHECK_INT(integer(c, "select count(*) from pragma_database_list where name not in ('main', 'temp')"), 0);
+    CHECK_INT(integer(c, "pragma foreign_keys"), 1);
+    s.reset = RESET_NONE;
+    D->configure(db, &s);
+    CHECK_INT(reset(c), DB_DONE);
+    CHECK(done(c, "begin"));
+    CHECK_INT(reset(c), DB_FAILED);
+    CHECK(strstr(last.message, "reset is none") != NULL);
+    s.reset = RESET_ROLLBACK;
+    D->configure(db, &s);
+    CHECK_INT(reset(c), DB_DONE);
+    CHECK_TEXT(h->log, "");
+  }
+}
+
+/* ---- large, streamed, cached ---- */
+
+static void stream_specs(struct db_conn *c) {
+  TEST("100,000 rows at once") {
+    struct db_result *r = query(c, SERIES("100000") "select i, 'row ' || i from s");
+    if (!CHECK(r != NULL)) return;
+    CHECK_INT(D->rows(r), 100000);
+    CHECK_INT(D->affected(r), 100000);
+    CHECK_INT(cell(r, 99999, 0).integer, 100000);
+    CHECK(text_is(cell(r, 77776, 1), VALUE_TEXT, "row 77777"));
+    D->free_result(r);
+  }
+  TEST("a stream comes in batches of 256, in order, to its end") {
+    int64_t next = 1;
+    int batches = 0;
+    bool more = CHECK(begin_statement(c, SERIES("100000") "select i from s", NULL, 0, false, true));
+    while (more) {
+      if (!CHECK_INT(finish(c, &last), DB_DONE)) break;
+      struct db_result *r = D->result(c);
+      CHECK(D->rows(r) == (next + 256 <= 100001 ? 256 : 100000 % 256));
+      for (int i = 0; i < D->rows(r); i++)
+        if (cell(r, i, 0).integer != next++) CHECK(false);
+      D->free_result(r);
+      batches++;
+      more = !D->finished(c);
+      CHECK_INT(D->status(c), more ? DB_BUSY : DB_IDLE);
+    }
+    CHECK_INT(next, 100001);
+    CHECK_INT(batches, 391);
+  }
+  TEST("a stream of exactly one batch is finished with it, an empty one has its columns") {
+    CHECK(begin_statement(c, SERIES("256") "select i from s", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    CHECK(D->finished(c));
+    D->free_result(D->result(c));
+    CHECK(begin_statement(c, "select 1 as one where 0", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    CHECK(D->finished(c));
+    struct db_result *r = D->result(c);
+    CHECK(D->rows(r) == 0 && D->columns(r) == 1);
+    D->free_result(r);
+  }
+  TEST("a stream left in the middle, its batch taken or not, is reset; what it read stays readable") {
+    for (int taken = 0; taken < 2; taken++) {
+      CHECK(begin_statement(c, SERIES("100000") "select i from s", NULL, 0, false, true));
+      CHECK_INT(finish(c, &last), DB_DONE);
+      struct db_result *r = taken ? D->result(c) : NULL;
+      CHECK(!D->finished(c));
+      CHECK_INT(reset(c), DB_DONE);
+      CHECK_INT(D->status(c), DB_IDLE);
+      CHECK(D->finished(c));
+      CHECK_INT(integer(c, "select 5"), 5);
+      if (taken) CHECK_INT(cell(r, 255, 0).integer, 256);
+      D->free_result(r);
+    }
+  }
+  TEST("a stream that fails later fails then") {
+    CHECK(begin_statement(c, SERIES("1000") "select abs(iif(i = 700, -9223372036854775808, i)) from s", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_TEXT(last.sqlstate, "22003");
+    CHECK_INT(D->status(c), DB_IDLE);
+  }
+}
+
+static char *columns_sql(int count) {
+  char *sql = malloc((size_t)count * 2 + 16), *at = sql + sprintf(sql, "select 1");
+  for (int i = 1; i < count; i++) at += sprintf(at, ",1");
+  return sql;
+}
+
+static void column_spec(struct db_conn *c) {
+  TEST("2,000 columns are had, 2,001 are an error") {
+    char *sql = columns_sql(2000);
+    struct db_result *r = query(c, sql);
+    CHECK(r && D->columns(r) == 2000 && cell(r, 0, 1999).integer == 1);
+    D->free_result(r);
+    free(sql);
+    sql = columns_sql(2001);
+    CHECK(fails(c, sql, "54011"));
+    free(sql);
+  }
+}
+
+static void cache_specs(struct db_conn *c) {
+  TEST("a kept statement has an identity, which changes when the table does") {
+    CHECK(done(c, "create table g(a)"));
+    struct db_result *one = query(c, "select * from g"), *two = query(c, "select * from g"), *other = query(c, "select a from g");
+    if (!CHECK(one && two && other)) return;
+    CHECK(D->shape(one) != NULL && D->shape(one) == D->shape(two));
+    CHECK(D->shape(other) != D->shape(one));
+    CHECK(done(c, "alter table g add column b boolean; insert into g values (1, true)"));
+    struct db_result *after = query(c, "select * from g");
+    CHECK(after && D->columns(after) == 2 && cell(after, 0, 1).type == VALUE_BOOLEAN && D->shape(after) != D->shape(one));
+    CHECK_INT(D->columns(one), 1);
+    D->free_result(one);
+    D->free_result(two);
+    D->free_result(other);
+    D->free_result(after);
+  }
+  TEST("more statements than the cache holds, and the same ones again") {
+    char sql[64];
+    for (int round = 0; round < 3; round++)
+      for (int i = 0; i < 100; i++) {
+        snprintf(sql, sizeof sql, "select %d + $1", i);
+        struct param p = number(round);
+        struct db_result *r = with(c, sql, &p, 1);
+        if (!CHECK(r && cell(r, 0, 0).integer == i + round)) return;
+        D->free_result(r);
+      }
+  }
+}
+
+static const void *shape_of(struct db_conn *c, const char *sql) {
+  struct db_result *r = query(c, sql);
+  if (!CHECK(r != NULL)) return NULL;
+  const void *shape = D->shape(r);
+  D->free_result(r);
+  return shape;
+}
+
+static void eviction_spec(struct db_conn *c) { /* its cache holds 16 */
+  TEST("the cache keeps what was used last and lets the rest go") {
+    char sql[64];
+    const void *old = shape_of(c, "select 'old'"), *used = shape_of(c, "select 'used'");
+    for (int i = 0; i < 15; i++) {
+      snprintf(sql, sizeof sql, "select 'other %d'", i);
+      shape_of(c, sql);
+      CHECK(shape_of(c, "select 'used'") == used);
+    }
+    CHECK(shape_of(c, "select 'old'") != old);
+    CHECK(shape_of(c, "select 'used'") == used);
+  }
+}
+
+/* ---- cancels and locks ---- */
+
+static void cancel_specs(struct db_conn *c) {
+  TEST("a statement that would never end is cancelled, and the next one is not") {
+    for (int ms = 0; ms <= 40; ms += 20) {
+      CHECK(begin_statement(c, FOR_EVER, NULL, 0, false, false));
+      if (ms) CHECK(waits(c, ms));
+      long long since = milliseconds();
+      D->cancel(c);
+      CHECK_INT(finish(c, &last), DB_FAILED);
+      CHECK(milliseconds() - since < 1000);
+      CHECK_INT(last.kind, POOL_CANCELLED);
+      CHECK_TEXT(last.sqlstate, "57014");
+      CHECK_INT(D->status(c), DB_IDLE);
+      CHECK_INT(integer(c, "select 3"), 3);
+    }
+  }
+  TEST("a cancel that comes too late, or with nothing to cancel, hurts nothing") {
+    for (int i = 0; i < 200; i++) {
+      CHECK(begin_statement(c, "select 4", NULL, 0, false, false));
+      if (i % 2) waits(c, 1);
+      D->cancel(c);
+      enum db_want want = finish(c, &last);
+      CHECK(want == DB_DONE || last.kind == POOL_CANCELLED);
+      D->free_result(D->result(c));
+      D->cancel(c);
+      CHECK_INT(integer(c, SERIES("2000") "select count(*) from s"), 2000);
+    }
+  }
+  TEST("a stream is cancelled between its batches, however little is left; what it changed is undone") {
+    CHECK(done(c, "create table w(a); " SERIES("300") "insert into w select i from s"));
+    CHECK(begin_statement(c, "select a from w", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    D->cancel(c);
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_INT(last.kind, POOL_CANCELLED);
+    CHECK(begin_statement(c, "insert into w select a from w returning a", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    D->cancel(c);
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_INT(integer(c, "select count(*) from w"), 300);
+  }
+  TEST("a long stream is cancelled between its batches") {
+    CHECK(begin_statement(c, SERIES("100000") "select i from s", NULL, 0, false, true));
+    CHECK_INT(finish(c, &last), DB_DONE);
+    D->free_result(D->result(c));
+    D->cancel(c);
+    CHECK_INT(finish(c, &last), DB_FAILED);
+    CHECK_INT(last.kind, POOL_CANCELLED);
+    CHECK_INT(D->status(c), DB_IDLE);
+  }
+  TEST("a reset or a close stops what is running first") {
+    CHECK(begin_statement(c, FOR_EVER, NULL, 0, false, false));
+    CHECK(waits(c, 5));
+    CHECK_INT(reset(c), DB_DONE);
+    CHECK_INT(D->status(c), DB_IDLE);
+    CHECK_INT(integer(c, "select 6"), 6);
+  }
+}
+
+static void lock_specs(struct db *db, struct db_conn *a) {
+  struct db_conn *b = connect_to(db);
+  CHECK(done(a, "create table l(a)"));
+  TEST("a lock is waited for, and had when it is given back") {
+    CHECK(done(a, "begin immediate; insert into l values (1)"));
+    CHECK(begin_statement(b, "insert into l values (2)", NULL, 0, false, false));
+    CHECK(waits(b, 50));
+    CHECK_INT(integer(a, "select count(*) from l"), 1);
+    CHECK(done(a, "commit"));
+    CHECK_INT(finish(b, &last), DB_DONE);
+    D->free_result(D->result(b));
+    CHECK_INT(integer(a, "select count(*) from l"), 2);
+  }
+  TEST("waiting for a lock is cancelled at once") {
+    CHECK(done(a, "begin immediate"));
+    CHECK(begin_statement(b, "begin immediate", NULL, 0, false, false));
+    CHECK(waits(b, 50));
+    long long since = milliseconds();
+    D->cancel(b);
+    CHECK_INT(finish(b, &last), DB_FAILED);
+    CHECK(milliseconds() - since < 500);
+    CHECK_INT(last.kind, POOL_CANCELLED);
+    CHECK_INT(D->status(b), DB_IDLE);
+  }
+  TEST("a lock that is not given back in five seconds is 55P03, to be tried again") {
+    long long since = milliseconds();
+    CHECK(fails(b, "insert into l values (3)", "55P03"));
+    CHECK(milliseconds() - since >= 4900);
+    CHECK(last.retryable);
+    CHECK_INT(last.kind, POOL_QUERY);
+    CHECK_INT(reset(a), DB_DONE);
+    CHECK(done(b, "insert into l values (3)"));
+  }
+  TEST("a transaction that read before another wrote must start again: 40001, at once") {
+    CHECK(done(a, "begin"));
+    integer(a, "select count(*) from l");
+    CHECK(done(b, "insert into l values (4)"));
+    long long since = milliseconds();
+    CHECK(fails(a, "insert into l values (5)", "40001"));
+    CHECK(milliseconds() - since < 1000);
+    CHECK_INT(reset(a), DB_DONE);
+  }
+  disconnect(b);
+}
+
+/* One of ten that write at once: begins, inserts, commits, over and over. */
+struct writer {
+  struct db_conn *c;
+  int at; /* statements done */
+};
+
+enum { WRITERS = 10, WRITES = 20 };
+
+static void writer_send(struct writer *w) {
+  static const char *const sqls[] = {"begin immediate", "insert into many values ($1)", "commit"};
+  struct param p = number(w->at);
+  CHECK(begin_statement(w->c, sqls[w->at % 3], &p, w->at % 3 == 1, false, false));
+}
+
+/* True while it has more to do. */
+static bool writer_step(struct writer *w) {
+  struct pool_error e;
+  enum db_want want = D->step(w->c, &e);
+  if (want == DB_READ) return true;
+  if (!CHECK_INT(want, DB_DONE)) return false;
+  D->free_result(D->result(w->c));
+  if (++w->at == 3 * WRITES) return false;
+  writer_send(w);
+  return true;
+}
+
+static void writers_spec(struct db *db, struct db_conn *c) {
+  TEST("ten connections that write at once each get their turn") {
+    struct writer writers[WRITERS] = {{NULL, 0}};
+    struct pollfd fds[WRITERS];
+    int left = WRITERS;
+    CHECK(done(c, "create table many(a)"));
+    for (int i = 0; i < WRITERS; i++) {
+      writers[i].c = connect_to(db);
+      writer_send(&writers[i]);
+      fds[i] = (struct pollfd){.fd = D->fd(writers[i].c), .events = POLLIN};
+    }
+    while (left > 0 && CHECK(poll(fds, WRITERS, 20000) > 0))
+      for (int i = 0; i < WRITERS; i++) {
+        if (fds[i].fd < 0 || !fds[i].revents || writer_step(&writers[i])) continue;
+        fds[i].fd = -1;
+        left--;
+      }
+    for (int i = 0; i < WRITERS; i++) disconnect(writers[i].c);
+    CHECK_INT(integer(c, "select count(*) from many"), WRITERS * WRITES);
+  }
+}
+
+static void depth_spec(struct db_conn *c) {
+  TEST("what recurses inside SQLite has stack enough") {
+    enum { PAIRS = 24000 };
+    char *pattern = malloc(2 * PAIRS + 1);
+    for (int i = 0; i < PAIRS; i++) memcpy(pattern + 2 * i, "%a", 3);
+    struct param p = text(pattern);
+    struct db_result *r = with(c, "select replace($1, '%', '') like $1", &p, 1);
+    CHECK(r && cell(r, 0, 0).integer == 1);
+    D->free_result(r);
+    free(pattern);
+  }
+}
+
+void sqlite_run_specs(struct home *h, struct db *db, struct db_conn *c) {
+  transaction_specs(h, db, c);
+  stream_specs(c);
+  column_spec(c);
+  cache_specs(c);
+  eviction_spec(c);
+  cancel_specs(c);
+  lock_specs(db, c);
+  writers_spec(db, c);
+  depth_spec(c);
+}
