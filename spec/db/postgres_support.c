@@ -50,6 +50,7 @@ bool world_open(struct world *w, const char *url, struct pool_error *error) {
 }
 
 void world_close(struct world *w) {
+  CHECK(w->slowest_step < USEC_PER_SECOND); /* or something blocked */
   D->destroy(w->db);
   w->db = NULL;
 }

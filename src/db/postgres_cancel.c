@@ -60,18 +60,20 @@ static bool cancel_begin(struct db_conn *conn) {
   return false;
 }
 
-void postgres_cancel(struct db_conn *conn) {
-  bool running = conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET;
-  if (!running || conn->ran_dry || conn->cancel || postgres_dead(conn)) return;
-  conn->cancelled = true;
-  if (!cancel_begin(conn)) postgres_log(conn->db, "warn", "a cancel could not be sent: no thread or no memory");
-}
-
 void cancel_leave(struct db_conn *conn) {
   if (!conn->cancel) return;
   cancel_stop(conn->cancel);
   worker_leave(&conn->cancel->job);
   conn->cancel = NULL;
+}
+
+void postgres_cancel(struct db_conn *conn) {
+  bool running = conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET;
+  if (!running || conn->ran_dry || postgres_dead(conn)) return;
+  if (conn->cancel && !worker_done(&conn->cancel->job)) return;
+  cancel_leave(conn); /* one that ended and did not help */
+  conn->cancelled = true;
+  if (!cancel_begin(conn)) postgres_log(conn->db, "warn", "a cancel could not be sent: no thread or no memory");
 }
 
 bool cancel_over(struct db_conn *conn) {
@@ -97,7 +99,7 @@ void postgres_reset(struct db_conn *conn) {
   conn->op = OP_RESET;
   conn->phase = PHASE_DRAIN;
   conn->discarding = true;
-  conn->begun = false;
+  conn->begun = conn->cancelled = false;
   query_forget(conn);
 }
 
