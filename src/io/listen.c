@@ -113,15 +113,15 @@ enum listen_event listen_next(struct listener *l, struct client **out) {
 static bool listener_reap(struct drain *d) {
   struct listener *l = CONTAINER(d, struct listener, reap);
   bool did = false;
-  for (struct list *node = l->clients.next, *next; node != &l->clients; node = next) {
+  for (struct list *node = l->dead.next, *next; node != &l->dead; node = next) {
     struct client *c = CONTAINER(node, struct client, link);
     next = node->next;
-    if (c->state != CLIENT_DEAD || c->held || c->tells != 0) continue;
+    if (c->held || c->tells != 0) continue;
     client_free(c);
     did = true;
   }
   if (did) listener_resume(l);
-  if (!l->stopping || l->stopped || !list_empty(&l->clients)) return did;
+  if (!l->stopping || l->stopped || !list_empty(&l->clients) || !list_empty(&l->dead)) return did;
   timer_stop(l->loop, &l->grace);
   l->stopped = true;
   return true;
@@ -194,6 +194,7 @@ struct listener *listen_open(struct loop *loop, const struct listen_options *opt
   l->grace.fire = listener_force;
   l->reap.run = listener_reap;
   list_init(&l->clients);
+  list_init(&l->dead);
   list_init(&l->events);
   drain_add(loop, &l->reap);
   watch_set(loop, &l->watch, fd, LOOP_READ);
@@ -203,7 +204,7 @@ struct listener *listen_open(struct loop *loop, const struct listen_options *opt
 static void listener_force(struct timer *t) {
   struct listener *l = CONTAINER(t, struct listener, grace);
   l->forced = true;
-  LIST_EACH(node, &l->clients) client_lost(CONTAINER(node, struct client, link));
+  while (!list_empty(&l->clients)) client_lost(CONTAINER(l->clients.next, struct client, link));
 }
 
 void listen_stop(struct listener *l, usec grace) {
@@ -213,7 +214,10 @@ void listen_stop(struct listener *l, usec grace) {
     watch_set(l->loop, &l->watch, l->fd, 0);
     close(l->fd);
     l->fd = -1;
-    LIST_EACH(node, &l->clients) client_retire(CONTAINER(node, struct client, link));
+    for (struct list *node = l->clients.next, *next; node != &l->clients; node = next) {
+      next = node->next;
+      client_retire(CONTAINER(node, struct client, link));
+    }
   }
   usec at = loop_now(l->loop) + (grace < 0 ? 0 : grace);
   if (l->stopped || l->forced) return;
@@ -224,11 +228,8 @@ void listen_stop(struct listener *l, usec grace) {
 void listen_destroy(struct listener *l) {
   listen_stop(l, 0);
   timer_stop(l->loop, &l->grace);
-  while (!list_empty(&l->clients)) {
-    struct client *c = CONTAINER(l->clients.next, struct client, link);
-    INSIST(!c->held && c->state == CLIENT_DEAD);
-    client_free(c);
-  }
+  INSIST(list_empty(&l->clients));
+  while (!list_empty(&l->dead)) client_free(CONTAINER(l->dead.next, struct client, link));
   drain_remove(l->loop, &l->reap);
   free(l);
 }

@@ -22,7 +22,7 @@
 #include "listen_internal.h"
 
 #define READ_SIZE 16384       /* bytes of one read */
-#define OUTPUT_KEPT 65536     /* capacity that an idle connection may keep */
+#define BUFFER_KEPT 32768     /* capacity that an empty buffer may keep */
 
 static void client_advance(struct client *c);
 
@@ -30,9 +30,16 @@ static usec client_now(const struct client *c) { return loop_now(c->listener->lo
 
 static size_t client_unsent(const struct client *c) { return c->out.len - c->sent; }
 
+static size_t client_unparsed(const struct client *c) { return c->in.len - c->parsed; }
+
+static void client_drop_input(struct client *c) {
+  http_bytes_free(&c->in);
+  c->parsed = 0;
+}
+
 static void client_watch(struct client *c) {
   int events = 0;
-  bool reads = c->state == CLIENT_READ || c->state == CLIENT_LINGER || c->in.len < LISTEN_INPUT_MAX;
+  bool reads = c->state == CLIENT_READ || c->state == CLIENT_LINGER || client_unparsed(c) < LISTEN_INPUT_MAX;
   if (reads && !c->eof) events |= LOOP_READ;
   if (client_unsent(c) > 0) events |= LOOP_WRITE;
   watch_set(c->listener->loop, &c->watch, c->fd, events);
@@ -71,6 +78,8 @@ void client_lost(struct client *c) {
   close(c->fd);
   c->fd = -1;
   c->state = CLIENT_DEAD;
+  list_remove(&c->link);
+  list_append(&c->listener->dead, &c->link);
 }
 
 /* --- writing ------------------------------------------------------------------------------------------------------------- */
@@ -81,7 +90,7 @@ static void client_linger(struct client *c) {
     return;
   }
   c->state = CLIENT_LINGER;
-  http_bytes_free(&c->in);
+  client_drop_input(c);
 }
 
 /* The answer is sent. The request stays readable for its holder, so the next one waits for the release. */
@@ -112,7 +121,7 @@ static void client_flush(struct client *c) {
   }
   if (client_unsent(c) == 0) {
     c->out.len = c->sent = 0;
-    if (c->out.capacity > OUTPUT_KEPT) http_bytes_free(&c->out);
+    if (c->out.capacity > BUFFER_KEPT) http_bytes_free(&c->out);
   }
   if (c->blocked && client_unsent(c) <= LISTEN_OUTPUT_LOW) {
     c->blocked = false;
@@ -131,7 +140,7 @@ static void client_refuse(struct client *c, int status, const char *reason) {
   const char *fault = http_response_write(&c->out, &r, &c->keep_alive);
   INSIST(fault == NULL && !c->keep_alive);
   c->state = CLIENT_FLUSH;
-  http_bytes_free(&c->in);
+  client_drop_input(c);
   client_flush(c);
 }
 
@@ -139,11 +148,11 @@ static void client_refuse(struct client *c, int status, const char *reason) {
 
 /* Parses what was read, up to one whole request. */
 static void client_advance(struct client *c) {
-  while (c->state == CLIENT_READ && c->in.len > 0) {
+  while (c->state == CLIENT_READ && client_unparsed(c) > 0) {
     if (c->head_until == NEVER) c->head_until = client_now(c) + LISTEN_HEAD_TIMEOUT;
     size_t used;
-    enum http_event event = http_feed(c->parser, c->in.data, c->in.len, &used);
-    http_bytes_drop(&c->in, used);
+    enum http_event event = http_feed(c->parser, c->in.data + c->parsed, client_unparsed(c), &used);
+    c->parsed += used;
     if (event == HTTP_FEED_REQUEST) {
       c->state = CLIENT_HANDLE;
       listener_tell(c->listener, c, TELL_REQUEST);
@@ -153,6 +162,10 @@ static void client_advance(struct client *c) {
       http_bytes_text(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
       client_flush(c);
     }
+  }
+  if (client_unparsed(c) == 0) {
+    c->in.len = c->parsed = 0;
+    if (c->in.capacity > BUFFER_KEPT) client_drop_input(c);
   }
   if (c->state == CLIENT_READ && c->eof) client_lost(c); /* what is still missing will never come */
 }
@@ -171,6 +184,8 @@ static void client_read(struct client *c) {
   } else if (n == 0) {
     client_eof(c);
   } else if (c->state != CLIENT_LINGER) {
+    http_bytes_drop(&c->in, c->parsed);
+    c->parsed = 0;
     http_bytes_append(&c->in, buffer, (size_t)n);
     client_advance(c);
   }

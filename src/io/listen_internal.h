@@ -13,7 +13,8 @@ struct listener {
   struct watch watch;
   struct timer retry, grace;
   struct drain reap;
-  struct list clients;  /* all, dead ones included until they are reaped */
+  struct list clients; /* all that are open */
+  struct list dead;    /* closed, until nobody holds them and they are reaped */
   struct list events; /* clients with something to tell */
   int connections;
   bool stopping, forced;
@@ -41,8 +42,8 @@ struct client {
   struct watch watch;
   struct timer timer;
   struct http_parser *parser;
-  struct http_bytes in, out; /* in: read, not yet parsed; out: from `sent` on, not yet written */
-  size_t sent;
+  struct http_bytes in, out;
+  size_t parsed, sent;   /* of in and out: what is done with */
   usec head_until;       /* when the head under way must be whole, NEVER between requests */
   bool held;             /* somebody took the request */
   bool responded, streaming, keep_alive, eof;

@@ -31,8 +31,8 @@ static void exchange_finished(struct task *t, void *user) {
   struct exchange *e = user;
   (void)t;
   e->task = NULL;
-  e->ended = true;
-  if (e->server != NULL) e->server->dirty = true;
+  list_remove(&e->link);
+  if (e->server != NULL) list_append(&e->server->ended, &e->link);
 }
 
 /* A client's own request id if it can stand in logs and headers, else a new one. */
@@ -52,8 +52,8 @@ static void exchange_name(struct exchange *e, const struct http_request *r) {
   for (int i = 0; i < 16; i++) e->id[i] = "0123456789abcdef"[(x >> (60 - 4 * i)) & 15];
 }
 
-/* Protected. Stack: lightuserdata server, lightuserdata client. Once the exchange is in the server's list it is released by the
-   drain, whatever raises here afterwards. */
+/* Protected. Stack: lightuserdata server, lightuserdata client. Once the exchange is among the ended it is released by the drain,
+   whatever raises here afterwards. */
 static int exchange_begin(lua_State *L) {
   struct lserver *s = lua_touserdata(L, 1);
   struct client *c = lua_touserdata(L, 2);
@@ -66,12 +66,12 @@ static int exchange_begin(lua_State *L) {
   lua_pushvalue(L, 3);
   anchor_set(L, e, 3);
   e->client = c;
-  list_append(&s->exchanges, &e->link);
+  list_append(&s->ended, &e->link); /* until the task is there */
   listen_set_owner(c, e);
   exchange_name(e, listen_request(c));
-  e->ended = true; /* until the task is there */
   e->task = ltask_spawn(L, 1, exchange_finished, e, NEVER); /* stack: ..., server, handler, exchange */
-  e->ended = false;
+  list_remove(&e->link);
+  list_append(&s->exchanges, &e->link);
   return 0;
 }
 
@@ -95,20 +95,20 @@ static void server_begin(struct lserver *s, struct client *c) {
   lruntime_log(s->runtime, "error", "a request could not be begun: %s", why);
   lua_pop(L, 1);
   if (listen_owner(c) == NULL) server_refuse(c);
-  else s->dirty = true;
 }
 
 /* --- the drain ----------------------------------------------------------------------------------------------------------- */
 
-static void server_release_ended(struct lserver *s) {
-  s->dirty = false;
-  for (struct list *node = s->exchanges.next, *next; node != &s->exchanges; node = next) {
+static bool server_release_ended(struct lserver *s) {
+  bool did = false;
+  struct list *node;
+  while ((node = list_shift(&s->ended)) != NULL) {
     struct exchange *e = CONTAINER(node, struct exchange, link);
-    next = node->next;
-    if (!e->ended) continue;
     lexchange_release(e);
     anchor_clear(s->runtime->host, e);
+    did = true;
   }
+  return did;
 }
 
 static void server_stopped(struct lserver *s) {
@@ -142,15 +142,15 @@ static void server_close(struct lserver *s) {
 
 static bool server_drain(struct drain *d) {
   struct lserver *s = CONTAINER(d, struct lserver, drain);
-  bool did = s->dirty;
-  if (s->dirty) server_release_ended(s);
+  bool did = server_release_ended(s);
   struct client *c;
   enum listen_event event;
   while ((event = listen_next(s->listener, &c)) != LISTEN_NONE) {
     did = true;
     server_event(s, event, c);
   }
-  if (!s->stopped || !list_empty(&s->exchanges)) return did;
+  if (!s->stopped) return did; /* once it is, no exchange holds a connection any more */
+  INSIST(list_empty(&s->exchanges) && list_empty(&s->ended));
   server_close(s);
   anchor_clear(s->runtime->host, s);
   return true;
@@ -188,6 +188,7 @@ static int server_listen(lua_State *L) {
   struct lserver *s = lua_newuserdatauv(L, sizeof *s, SERVER_VALUES);
   *s = (struct lserver){.runtime = NULL};
   list_init(&s->exchanges);
+  list_init(&s->ended);
   list_init(&s->waiters);
   luaL_setmetatable(L, LSERVER_NAME);
   lua_pushvalue(L, 3);
@@ -253,12 +254,12 @@ static int server_index(lua_State *L) {
 /* Only when the state is closed, or http_listen failed: a server that listens is anchored. */
 static int server_gc(lua_State *L) {
   struct lserver *s = server_check(L);
-  while (!list_empty(&s->exchanges)) {
-    struct exchange *e = CONTAINER(s->exchanges.next, struct exchange, link);
+  struct list *node;
+  while ((node = list_shift(&s->exchanges)) != NULL || (node = list_shift(&s->ended)) != NULL) {
+    struct exchange *e = CONTAINER(node, struct exchange, link);
     lexchange_release(e);
     e->server = NULL;
   }
-  struct list *node;
   while ((node = list_shift(&s->waiters)) != NULL) continue;
   server_close(s);
   return 0;

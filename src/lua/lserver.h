@@ -21,9 +21,10 @@ struct lserver {
   struct runtime *runtime;
   struct listener *listener; /* NULL at first, and when stopped */
   struct drain drain;
-  struct list exchanges;     /* all whose connection is held */
+  struct list exchanges;     /* whose task runs */
+  struct list ended;         /* whose task has ended: to be released */
   struct list waiters;       /* tasks in server:wait, by their scratch */
-  bool stopped, dirty;       /* dirty: an exchange has ended */
+  bool stopped;
   uint64_t seed, serial;     /* of request ids */
   int port;
 };
@@ -38,7 +39,6 @@ struct exchange {
   struct client *client;  /* held; NULL when released */
   struct task *task;      /* its handler's, NULL when ended */
   struct task *writer;    /* the task that waits in exchange:write */
-  bool ended;
   char id[LEXCHANGE_ID_MAX + 1];
 };
 
