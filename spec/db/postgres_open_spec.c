@@ -90,7 +90,8 @@ static void refusal_specs(void) {
 
 static void url_specs(void) {
   static const char *const bad[] = {
-    "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h/d?frobnicate=1", "postgresql://u:hunter2@h/d?sslmode=best",
+    "postgresql://u:hunter2@h:port/d", "postgresql://u:hunter2@h/d?replication=true",
+    "postgresql://u:hunter2@h/d?frobnicate=1", "postgresql://u:hunter2@h/d?sslmode=best",
     "postgresql://u:hunter2@a,b/d?port=1,2,3", "postgresql://u:hunter2@h:99999/d", "postgresql://u:hunter2@h/d?target_session_attrs=best",
     "postgresql://u:hunter2@h/d?service=nothing-like-it"};
   TEST("a URL that libpq cannot use is a settings error without its secrets") {

@@ -154,6 +154,7 @@ static const char *keep_all(struct pg_conninfo *where, const char *text, PGconn 
   if (!options) return "out of memory";
   const char *why = keep_hosts(where, options);
   if (!why) why = probe_complaint(pg);
+  if (!why && option_value(options, "replication")) why = "replication is not something a pool can do";
   if (!why && !keep_options(where, options)) why = "out of memory";
   if (!why && !keep_target(where, target))
     why = "target_session_attrs is one of any, read-write, read-only, primary, standby, prefer-standby";
