@@ -106,7 +106,7 @@ static bool idle_may_retire(const struct pool *p) {
 }
 
 bool idle_retires_on_return(const struct pool *p, const struct slot *s) {
-  if (s->expires > p->now || s->relief != NULL || pool_room(p) || p->queue.count == 0) return false;
+  if (s->relief != NULL || pool_room(p) || p->queue.count == 0) return false;
   return p->counts[SLOT_OPENING] == 0 && idle_may_retire(p);
 }
 

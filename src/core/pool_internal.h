@@ -120,7 +120,7 @@ void idle_recycle(struct pool *);
 void idle_fill(struct pool *);                        /* min_idle */
 void idle_trim(struct pool *);                        /* after a limit shrank */
 void idle_reopen(struct pool *);                      /* in the place of one closed for its age */
-bool idle_retires_on_return(const struct pool *, const struct slot *); /* expired, and now is the time to close it */
+bool idle_retires_on_return(const struct pool *, const struct slot *); /* an expired one: now is the time to close it */
 int idle_missing(const struct pool *);                /* opens that min_idle still wants */
 usec idle_lifetime(struct pool *);                    /* of a new connection; NEVER when there is none */
 usec idle_shrink_at(const struct pool *);             /* when the longest idle one is to be closed, NEVER when it is not */

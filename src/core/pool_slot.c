@@ -49,33 +49,33 @@ static void slot_due(struct pool *p, struct slot *s) {
   else list_remove(&s->due);
 }
 
-static void slot_enter(struct pool *p, struct slot *s, enum slot_state state) {
-  s->state = state;
-  s->since = p->now;
-  p->counts[state]++;
-  if (state == SLOT_IDLE) {
-    list_prepend(s->generation < p->generation ? &p->suspects : &p->states[SLOT_IDLE], &s->link);
-    if (s->expires <= p->now) slot_due(p, s);
-    return;
-  }
-  if (state == SLOT_EMPTY) list_prepend(&p->states[state], &s->link);
-  else list_append(&p->states[state], &s->link);
-  if ((state != SLOT_CHECKING && state != SLOT_RESETTING) || s->retire) return;
+static struct list *slot_row(struct pool *p, const struct slot *s) {
+  return s->state == SLOT_IDLE && s->generation < p->generation ? &p->suspects : &p->states[s->state];
+}
+
+static void slot_enter_grace(struct pool *p, struct slot *s) {
+  if (s->retire) return;
   list_append(&p->grace, &s->grace);
   p->young++;
-  p->young_checks += state == SLOT_CHECKING;
+  p->young_checks += s->state == SLOT_CHECKING;
 }
 
 static void slot_move(struct pool *p, struct slot *s, enum slot_state to) {
+  const unsigned brief = MOVE(SLOT_CHECKING) | MOVE(SLOT_RESETTING), stacked = MOVE(SLOT_IDLE) | MOVE(SLOT_EMPTY);
   enum slot_state from = s->state;
   INSIST(slot_moves[from] & MOVE(to));
   INSIST(p->counts[from] > 0);
-  if (from == SLOT_CHECKING || from == SLOT_RESETTING) slot_age(p, s);
+  if (MOVE(from) & brief) slot_age(p, s);
   if (from == SLOT_OPENING && s->retire) p->retiring_opens--;
   list_remove(&s->link);
   p->counts[from]--;
-  slot_enter(p, s, to);
-  if (from == SLOT_IDLE && s->expires <= p->now) slot_due(p, s);
+  p->counts[to]++;
+  s->state = to;
+  s->since = p->now;
+  if (MOVE(to) & stacked) list_prepend(slot_row(p, s), &s->link);
+  else list_append(&p->states[to], &s->link);
+  if (MOVE(to) & brief) slot_enter_grace(p, s);
+  if (s->expires <= p->now) slot_due(p, s);
 }
 
 /* Undoes the pairing of a replacement with the slot it was to relieve; given the replacement. */
@@ -215,7 +215,7 @@ void slot_settle(struct pool *p, struct slot *s, bool proven) {
   INSIST(s->todo.kind == ACTION_NONE);
   if (p->draining || s->retire || pool_excess(p) > 0) {
     slot_close(p, s);
-  } else if (!proven && idle_retires_on_return(p, s)) {
+  } else if (!proven && s->expires <= p->now && idle_retires_on_return(p, s)) {
     p->counters.recycled++;
     s->reopen = true;
     slot_close(p, s);
