@@ -367,6 +367,56 @@ static const char *written(struct http_bytes *out, const struct http_response *r
   return fault;
 }
 
+/* xorshift64*: the same mutations in every run */
+static uint64_t random_next(uint64_t *state) {
+  *state ^= *state >> 12;
+  *state ^= *state << 25;
+  *state ^= *state >> 27;
+  return *state * UINT64_C(0x2545F4914F6CDD1D);
+}
+
+/* A few bytes changed, put in or left out. Returns the new length. */
+static size_t mutate(char *input, size_t len, uint64_t *state) {
+  static const char alphabet[] = "\r\n\r\n :;,=?*%/#@[]\"\\\t\0\x01\x7f\x80\xff""0159aAfFgGxX";
+  for (uint64_t n = 1 + random_next(state) % 3; n > 0 && len > 1; n--) {
+    size_t at = random_next(state) % len;
+    char c = alphabet[random_next(state) % (sizeof alphabet - 1)];
+    uint64_t how = random_next(state) % 3;
+    if (how == 0) memmove(input + at, input + at + 1, --len - at);
+    if (how == 1) memmove(input + at + 1, input + at, len++ - at);
+    if (how > 0) input[at] = c;
+  }
+  return len;
+}
+
+static void test_mutations(void) {
+  static const char *const seeds[] = {
+    "GET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX: y\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\nhello worldGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+    CHUNKED "5;a=\"b\"\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: [::1]\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n\r\n",
+  };
+  TEST("any bytes are read the same whichever way they are split") {
+    uint64_t state = 37;
+    int refused = 0, whole = 0;
+    for (int i = 0; i < 40000; i++) {
+      char input[512];
+      const char *seed = seeds[i % 4];
+      size_t len = strlen(seed);
+      memcpy(input, seed, len);
+      len = mutate(input, len, &state);
+      static struct told a, b;
+      int status = input_tell(input, len, len, len, &a);
+      size_t split = 1 + random_next(&state) % len;
+      if (!CHECK_INT(input_tell(input, len, split, 1 + random_next(&state) % 7, &b), status)) break;
+      if (!CHECK_TEXT(b.text, a.text)) break;
+      if (status != 0) refused++;
+      else whole++;
+    }
+    CHECK(refused > 10000 && whole > 2000); /* both kinds were tried */
+  }
+}
+
 #define T(text) {text, sizeof(text) - 1}
 
 static void test_responses(void) {
@@ -442,6 +492,7 @@ int main(void) {
   test_smuggling();
   test_chunks();
   test_limits();
+  test_mutations();
   test_responses();
   return check_done();
 }

@@ -206,6 +206,10 @@ static void test_pressure(void) {
     close(fd);
     server_destroy(&s);
   }
+}
+
+static void test_limits(void) {
+  struct client *c;
   TEST("no more connections than allowed are taken; the next waits for one to leave") {
     struct server s = server_open(2, "127.0.0.1");
     int fds[3];
@@ -423,6 +427,7 @@ int main(void) {
   test_opening();
   test_answers();
   test_pressure();
+  test_limits();
   test_stopping();
   test_timeouts();
   return check_done();
