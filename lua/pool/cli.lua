@@ -111,10 +111,12 @@ local function listen(pool, core, application, db, options)
     host = options.host, port = options.port, handler = application:handler(db, { dev = options.dev, pool = pool }),
   }
   if not server then return nil, err end
+  local signal = pool.spawn(core.wait_signal, "TERM", "INT")
+  pool.sleep(0) -- it waits now: who reads that we listen may stop us at once
   log_start(pool, db)
   io.stdout:write("pool: listening on ", cli.url(server.host, server.port), "\n")
   io.stdout:flush()
-  local name = core.wait_signal("TERM", "INT")
+  local name = assert(signal:join())
   pool.log("info", ("SIG%s: stopping"):format(name), {})
   server:stop()
   server:wait()
