@@ -77,10 +77,10 @@ function App:run_hooks(event, db)
   for _, hook in ipairs(self.hooks[event]) do hook(db) end
 end
 
--- What pairs an error with where it came from, while the stack is still there.
+-- What pairs an error with where it came from, while the stack is still there. Only a mistake is worth a traceback.
 local function trace(err)
-  local text = type(err) == "string" and err or nil
-  return { err = err, traceback = text and debug.traceback(text, 2) or nil }
+  if problem.classify(err) ~= 500 then return { err = err } end
+  return { err = err, traceback = debug.traceback(nil, 2) }
 end
 
 --- Calls fn(...) and makes its results, or its failure, a response.
