@@ -80,6 +80,7 @@ static const char *hear(struct server *s, int fd, size_t enough) {
 }
 
 static void answer(struct client *c, const char *body) {
+  if (!CHECK(c != NULL)) return; /* no request came */
   struct http_response r = {.status = 200, .body = {body, strlen(body)}, .keep_alive = true};
   CHECK(listen_respond(c, &r) == NULL);
   listen_release(c);
