@@ -57,7 +57,7 @@ local function serve_flags(settings)
   local known = { listen = { value = true }, dev = {}, help = {} }
   for _, name in ipairs(LATER_FLAGS) do known[name] = { value = true, later = true } end
   for _, setting in ipairs(settings) do
-    known[(setting.name:gsub("_", "-"))] = { value = setting.type ~= "flag", setting = setting.name }
+    known[(setting.name:gsub("_", "-"))] = { value = setting.type ~= "flag", setting = true }
   end
   return known
 end
@@ -144,7 +144,7 @@ end
 local function setting_flags(values, known)
   local texts = {}
   for name, text in pairs(values) do
-    if known[name].setting then texts[known[name].setting] = text end
+    if known[name].setting then texts[name] = text end -- as it is typed, for messages
   end
   return texts
 end

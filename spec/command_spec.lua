@@ -1,0 +1,123 @@
+-- The command as a shell meets it: what it prints where, and its exit codes. What it serves is in serve_spec.lua.
+local process = require "support.process"
+
+local command = os.getenv "POOL_SPEC_COMMAND"
+local directory
+
+--- Output (both streams) and exit code of the command, run in a directory of its own.
+local function pool(...)
+  local words = { process.quote(command) }
+  for _, word in ipairs { ... } do words[#words + 1] = process.quote(word) end
+  return process.run(("cd %s && %s 2>&1"):format(process.quote(directory), table.concat(words, " ")))
+end
+
+local function write(name, text)
+  local file = assert(io.open(directory .. "/" .. name, "w"))
+  file:write(text)
+  file:close()
+end
+
+describe("the pool command", function()
+  if not command then
+    pending("needs a build: run it through spec/run")
+    return
+  end
+
+  setup(function() directory = process.run("mktemp -d"):gsub("%s+$", "") end)
+  teardown(function() process.run("rm -rf " .. process.quote(directory)) end)
+
+  it("explains itself, as a whole and verb by verb", function()
+    for _, words in ipairs { { "--help" }, { "help" }, { "-h" } } do
+      local text, code = pool(table.unpack(words))
+      assert.equal(0, code)
+      for _, verb in ipairs { "serve", "run", "settings", "version" } do assert.truthy(text:find("  " .. verb .. " ", 1, true), verb) end
+    end
+    for _, verb in ipairs { "serve", "run", "settings", "version" } do
+      local text, code = pool(verb, "--help")
+      assert.equal(0, code, verb)
+      assert.truthy(text:find("^usage: pool " .. verb), verb)
+    end
+    assert.equal(2, (select(2, pool())))
+  end)
+
+  it("prints its version and its settings", function()
+    assert.truthy(pool("version"):find("^%d+%.%d+%.%d+\n$"))
+    local text, code = pool("settings")
+    assert.equal(0, code)
+    assert.truthy(text:find("max_overflow%s+20%s.*DB_MAX_OVERFLOW"))
+    assert.truthy(pool("settings", "--markdown"):find("| `size` |", 1, true))
+  end)
+
+  it("refuses what is not there yet, and what it does not know, with the nearest name", function()
+    for _, verb in ipairs { "simulate", "size", "advise", "top" } do
+      local text, code = pool(verb)
+      assert.same({ "pool: " .. verb .. " is not there yet\n", 2 }, { text, code })
+    end
+    for _, flag in ipairs { "admin", "workers", "watch", "policy", "record", "check" } do
+      local text, code = pool("serve", "app.lua", "--" .. flag, "x")
+      assert.same({ ("pool: serve: --%s is not there yet\n"):format(flag), 2 }, { text, code })
+    end
+    local text, code = pool("serv")
+    assert.equal(2, code)
+    assert.truthy(text:find("did you mean serve?", 1, true))
+    text, code = pool("serve", "app.lua", "--max-overflov", "1")
+    assert.equal(2, code)
+    assert.truthy(text:find("did you mean --max-overflow?", 1, true))
+  end)
+
+  it("refuses values of flags, naming them and what would be right", function()
+    local cases = {
+      { { "--size", "many" }, "size" }, { { "--timeout=-1" }, "timeout" }, { { "--pre-ping=perhaps" }, "pre%-ping" },
+      { { "--listen", "8080" }, "HOST:PORT" }, { { "--size" }, "needs a value" }, { { "--no-size" }, "takes a value" },
+    }
+    for _, case in ipairs(cases) do
+      local text, code = pool("serve", "app.lua", table.unpack(case[1]))
+      assert.equal(2, code, text)
+      assert.truthy(text:find(case[2]), text)
+    end
+  end)
+
+  it("says what is wrong with an application that cannot be served", function()
+    write("syntax.lua", "return return")
+    write("raises.lua", "error 'early'")
+    write("number.lua", "return 1")
+    write("start.lua", "local app = require('pool.http').app()\napp:on('start', function() error 'no start' end)\nreturn app")
+    local wanted = { missing = "missing.lua", syntax = "syntax.lua:1:", raises = "early", number = "must return an application",
+      start = "no start" }
+    for name, part in pairs(wanted) do
+      local text, code = pool("serve", name .. ".lua", "--listen", "127.0.0.1:0")
+      assert.equal(1, code, text)
+      assert.truthy(text:find(part, 1, true), text)
+    end
+  end)
+
+  it("runs a script with its arguments and pool at hand", function()
+    write("script.lua", [[
+      local pool = require "pool"
+      local _ <close> = setmetatable({}, { __close = function() print "closed" end })
+      print(arg[0], #arg, pool.version, ...)
+    ]])
+    local text, code = pool("run", "script.lua", "--size", "two words")
+    assert.equal(0, code, text)
+    assert.truthy(text:find("^script.lua\t2\t%d+%.%d+%.%d+\t%-%-size\ttwo words\nclosed\n"), text)
+  end)
+
+  it("shows where a script failed, and fails", function()
+    write("fails.lua", "local function deep() error 'oops' end\ndeep()")
+    local text, code = pool("run", "fails.lua")
+    assert.equal(1, code)
+    assert.truthy(text:find("fails.lua:1: oops\nstack traceback:", 1, true))
+    assert.truthy(text:find("fails.lua:2: in", 1, true))
+    text, code = pool("run", "nowhere.lua")
+    assert.equal(1, code)
+    assert.truthy(text:find("nowhere.lua", 1, true))
+    assert.equal(2, (select(2, pool("run"))))
+  end)
+
+  it("finds its Lua files wherever it is called from, through a link too", function()
+    process.run(("ln -s %s %s/linked"):format(process.quote(command), process.quote(directory)))
+    local text, code = process.run(("cd / && %s/linked version"):format(process.quote(directory)))
+    assert.equal(0, code)
+    assert.truthy(text:find("^%d"))
+  end)
+end)
