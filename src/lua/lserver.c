@@ -185,6 +185,7 @@ static int server_listen(lua_State *L) {
   struct listen_options options = {0};
   lua_settop(L, 1);
   server_options(L, &options); /* stack: options, host, handler */
+  struct loop *loop = ltask_loop(L); /* before the server, so that it is finalised after it */
   struct lserver *s = lua_newuserdatauv(L, sizeof *s, SERVER_VALUES);
   *s = (struct lserver){.runtime = NULL};
   list_init(&s->exchanges);
@@ -199,7 +200,7 @@ static int server_listen(lua_State *L) {
   s->runtime = lruntime_get(L);
   anchor_set(L, s, 4);
   struct pool_error error;
-  s->listener = listen_open(ltask_loop(L), &options, &error);
+  s->listener = listen_open(loop, &options, &error);
   if (s->listener == NULL) {
     anchor_clear(L, s);
     return lerror_return(L, &error);
