@@ -21,7 +21,7 @@ static void lcall_drop(struct holding *h) {
   struct lcall *q = CONTAINER(h, struct lcall, undelivered);
   list_remove(&h->link);
   if (q->call.result) engine_driver(q->pool->engine)->free_result(q->call.result);
-  free(q->call.error);
+  engine_free_error(q->call.error);
   q->call.result = NULL;
   q->call.error = NULL;
 }
@@ -29,9 +29,9 @@ static void lcall_drop(struct holding *h) {
 static void lcall_done(struct call *call) {
   struct lcall *q = CONTAINER(call, struct lcall, call);
   struct task *t = lcall_task(q);
-  ltask_set_line(t, NULL);
-  if (call->error && call->error->kind == POOL_TIMEOUT)
+  if (call->error && call->error->kind == POOL_TIMEOUT) /* while its own task counts as waiting: it may be one of the holders */
     lpool_explain_timeout(q->pool, call->waiter.waited, call->error, &q->deadlock);
+  ltask_set_line(t, NULL);
   if (call->kind == CALL_LEASE && !call->error)
     lease_begin(q->pool, call->conn, t);
   else
