@@ -107,6 +107,12 @@ static enum pool_err kind_of_cancel(const struct db_conn *conn, const struct poo
   return !conn->cancelled && strstr(error->message, "statement timeout") ? POOL_DEADLINE : POOL_CANCELLED;
 }
 
+/* 42P18 is what one parameter too many comes to; the server says nothing about why. */
+static void hint_add(struct pool_error *error) {
+  if (strcmp(error->sqlstate, "42P18") != 0 || error->hint[0]) return;
+  text_copy(error->hint, sizeof error->hint, "the statement does not use that parameter, or nothing in it says its type: a cast does, $1::text");
+}
+
 void error_of_result(struct db_conn *conn, const PGresult *result, struct pool_error *error) {
   const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
   if (!state) { /* libpq's own: a lost connection, or memory */
@@ -126,6 +132,7 @@ void error_of_result(struct db_conn *conn, const PGresult *result, struct pool_e
   }
   error_set(error, POOL_QUERY, " ");
   fields_copy(result, error);
+  hint_add(error);
   if (strcmp(error->sqlstate, "57014") == 0) error->kind = kind_of_cancel(conn, error);
   if (strcmp(error->sqlstate, "25006") == 0) error->disconnect = transaction_is_read_only_by_standby(conn);
   if (state_is_disconnect(error->sqlstate)) error->disconnect = true;
