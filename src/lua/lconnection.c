@@ -10,10 +10,17 @@
 #include "lpool.h"
 
 struct lconnection {
+  const void *brand; /* lruntime_branded */
   struct lease *lease;
   struct lpool *pool;
   uint64_t serial;
 };
+
+static const char connection_brand = 0;
+
+static struct lconnection *connection_at(lua_State *L, int index) {
+  return lruntime_branded(L, index, &connection_brand, sizeof(struct lconnection));
+}
 
 /* ---- leases ---- */
 
@@ -63,16 +70,18 @@ void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
 void lconnection_push(lua_State *L, struct lease *l, int index) {
   index = lua_absindex(L, index);
   struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
+  c->brand = &connection_brand;
   c->lease = l;
   c->pool = l->pool;
   c->serial = l->serial;
-  luaL_setmetatable(L, LCONNECTION_NAME);
+  lua_getiuservalue(L, index, LPOOL_CONNECTION_META);
+  lua_setmetatable(L, -2);
   lua_pushvalue(L, index);
   lua_setiuservalue(L, -2, 1);
 }
 
 struct lease *lconnection_check(lua_State *L, int index, const char *who) {
-  struct lconnection *c = luaL_testudata(L, index, LCONNECTION_NAME);
+  struct lconnection *c = connection_at(L, index);
   if (!c) lerror_misuse(L, "%s: call it on a connection, with a colon; got %s", who, luaL_typename(L, index));
   if (!c->pool->engine || !lease_current(c->lease, c->serial)) lerror_misuse(L, "%s: this connection was released", who);
   return c->lease;
@@ -80,7 +89,7 @@ struct lease *lconnection_check(lua_State *L, int index, const char *who) {
 
 /* The same for statements: the world may have ended the lease (db:close). true: fit; else nil and an error are pushed. */
 static bool connection_fit(lua_State *L, const char *who, struct lease **out) {
-  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  struct lconnection *c = connection_at(L, 1);
   if (c && c->pool->closed && !lease_current(c->lease, c->serial)) {
     lerror_fail(L, POOL_CLOSED, "the pool was closed");
     return false;
@@ -93,7 +102,7 @@ static bool connection_fit(lua_State *L, const char *who, struct lease **out) {
 
 static void acquire_note_place(lua_State *L, struct lease *l) {
   lua_Debug ar;
-  if (!lerror_caller(L, &ar)) return;
+  if (!lerror_caller_from(L, 1, l->pool->runtime->home, &ar)) return;
   l->line = ar.currentline;
   memcpy(l->source, ar.short_src, sizeof l->source);
 }
@@ -162,7 +171,7 @@ static void connection_emit_release(lua_State *L, struct lease *l) {
 
 /* __close, __gc and release: idempotent. */
 static int connection_release(lua_State *L) {
-  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  struct lconnection *c = connection_at(L, 1);
   if (!c) return lerror_misuse(L, "c:release(): call it on a connection, with a colon; got %s", luaL_typename(L, 1));
   if (!c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
   if (c->pool->events & EVENT_RELEASE) connection_emit_release(L, c->lease);
@@ -171,7 +180,7 @@ static int connection_release(lua_State *L) {
 }
 
 static int connection_gc(lua_State *L) {
-  struct lconnection *c = luaL_testudata(L, 1, LCONNECTION_NAME);
+  struct lconnection *c = connection_at(L, 1);
   if (!c || !c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
   struct lease *l = c->lease;
   l->pool->leaks++;

@@ -60,14 +60,15 @@ static bool source_is_own(const char *source, const char *home) {
   return source[0] == '@' && strncmp(source + 1, home, n) == 0 && (source[n + 1] == '/' || strcmp(source + n + 1, ".lua") == 0);
 }
 
-bool lerror_caller(lua_State *L, lua_Debug *ar) {
-  const char *home = lruntime_home(L);
-  for (int level = 0; lua_getstack(L, level, ar); level++) {
+bool lerror_caller_from(lua_State *L, int level, const char *home, lua_Debug *ar) {
+  for (; lua_getstack(L, level, ar); level++) {
     lua_getinfo(L, "Sl", ar);
     if (ar->currentline > 0 && !(home && source_is_own(ar->source, home))) return true;
   }
   return false;
 }
+
+bool lerror_caller(lua_State *L, lua_Debug *ar) { return lerror_caller_from(L, 0, lruntime_home(L), ar); }
 
 int lerror_misuse(lua_State *L, const char *format, ...) {
   lua_Debug ar;

@@ -26,6 +26,8 @@ int lerror_fail(lua_State *L, enum pool_err kind, const char *message);
 
 /* Fills *ar ("Sl") with the first frame that is neither C nor one of pool's own Lua files; false when there is none. */
 bool lerror_caller(lua_State *L, lua_Debug *ar);
+/* The same, for who has lruntime_home at hand, from a level on (1: the running C function itself is not asked, which costs). */
+bool lerror_caller_from(lua_State *L, int level, const char *home, lua_Debug *ar);
 
 /* Raises a string at the line of the Lua code that called the API, skipping frames of pool's own Lua files. */
 int lerror_misuse(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));

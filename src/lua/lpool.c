@@ -14,9 +14,10 @@
 #include <sys/random.h>
 
 static const char pools_key = 0; /* registry: address -> Pool, weak */
+static const char pool_brand = 0;
 
 struct lpool *lpool_check(lua_State *L, int index) {
-  struct lpool *p = luaL_testudata(L, index, LPOOL_NAME);
+  struct lpool *p = lruntime_branded(L, index, &pool_brand, sizeof *p);
   if (!p) lerror_misuse(L, "a pool is wanted (call its methods with a colon: db:query), not %s", luaL_typename(L, index));
   if (!p->engine) lerror_misuse(L, "this pool is gone");
   return p;
@@ -283,7 +284,10 @@ static int pool_new(lua_State *L) {
   struct runtime *r = lruntime_get(L);
   struct lpool *p = lua_newuserdatauv(L, sizeof *p, LPOOL_VALUES);
   memset(p, 0, sizeof *p);
+  p->brand = &pool_brand;
   luaL_setmetatable(L, LPOOL_NAME);
+  luaL_getmetatable(L, LCONNECTION_NAME);
+  lua_setiuservalue(L, -2, LPOOL_CONNECTION_META);
   p->runtime = r;
   list_init(&p->closed_notes);
   list_init(&p->closers);

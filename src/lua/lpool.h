@@ -42,6 +42,7 @@ struct closed_note {
 };
 
 struct lpool {
+  const void *brand;            /* lruntime_branded */
   struct runtime *runtime;
   struct engine *engine;        /* NULL once finalised */
   struct all_settings settings;
@@ -56,7 +57,8 @@ struct lpool {
   uint64_t queries, query_errors;
 };
 
-enum { LPOOL_HANDLERS = 1, LPOOL_VALUES = 1 }; /* user value of a Pool: what db:on was given, a table of Lua's */
+/* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease. */
+enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_VALUES = 2 };
 
 struct lpool *lpool_check(lua_State *L, int index);
 

@@ -147,6 +147,7 @@ static struct runtime *runtime_make(lua_State *L) {
   r->self = self;
   r->lines.run = lines_run;
   r->lines.pending = NULL;
+  r->home = lruntime_home(L);
   drain_add(r->loop, &r->lines);
   ltask_attach(r);
   lua_pushvalue(L, -1);
@@ -177,10 +178,14 @@ const char *lruntime_home(lua_State *L) {
   return home;
 }
 
-/* core.set_home(path) */
+/* core.set_home(path). Does not make the runtime: pool_use_loop may still be to come. */
 static int runtime_set_home(lua_State *L) {
-  luaL_checkstring(L, 1);
+  const char *home = luaL_checkstring(L, 1);
   lua_settop(L, 1);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  struct runtime *r = lua_touserdata(L, -1);
+  if (r) r->home = home;
+  lua_pop(L, 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &home_key);
   return 0;
 }

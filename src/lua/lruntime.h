@@ -39,6 +39,7 @@ struct runtime {
   struct drain tasks, lines;
   int barred;             /* > 0: Lua code runs that must not wait (a log function, an event) */
   bool running;           /* inside pool.run */
+  const char *home;       /* lruntime_home's, kept at hand */
   uint64_t serial;        /* of the last task */
 };
 
@@ -48,6 +49,13 @@ struct runtime *lruntime_get(lua_State *L);
 
 /* Where pool's own Lua files are (the path of pool.lua without ".lua"), NULL before require "pool" told. */
 const char *lruntime_home(lua_State *L);
+
+/* The userdata at index when it is the one that its brand says, else NULL. A branded userdata begins with an address that only its
+   own kind has there: what luaL_testudata tells, without two look-ups in the registry by a string. */
+static inline void *lruntime_branded(lua_State *L, int index, const void *brand, size_t size) {
+  const void **block = lua_touserdata(L, index);
+  return block && lua_rawlen(L, index) == size && *block == brand ? block : NULL; /* a light one's length is 0 */
+}
 
 /* Hands a line to pool.log at the loop's next drain. From anywhere, in Lua or not; a line is dropped when memory is short. */
 void lruntime_log(struct runtime *, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
