@@ -35,7 +35,8 @@ end
 function values.same(want, got)
   local equal = want == got and math.type(want) == math.type(got)
   if equal and want == 0 and math.type(want) == "float" then equal = 1 / want == 1 / got end
-  if not equal then error(("want %s (%s), got %s (%s)"):format(want, math.type(want) or type(want), got, math.type(got) or type(got)), 2) end
+  local function say(v) return ("%s (%s)"):format(v, math.type(v) or type(v)) end
+  if not equal then error("want " .. say(want) .. ", got " .. say(got), 2) end
 end
 
 --- The same JSON by all three ways: db:json, the rows, and each row for itself. Returns it.
