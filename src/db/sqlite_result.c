@@ -5,8 +5,8 @@
 ** offset. Its shape (names and declared types) is shared with the statement and other results, counted atomically: a result
 ** is freed on the caller's thread, a statement on the worker's.
 **
-** A declared BOOLEAN holding 0 or 1 is a boolean, a declared JSON holding a JSON text is json; anything else in such a column
-** is what SQLite stored. SQLite gives both NUMERIC affinity: the JSON text `1` is stored, and comes back, as an integer.
+** A declared BOOLEAN holding 0 or 1 is a boolean, a declared JSON holding a JSON text is json, a declared real holding an integer
+** a real; anything else in such a column is what SQLite stored. SQLite gives both NUMERIC affinity: the JSON text `1` is stored, and comes back, as an integer.
 */
 #include "sqlite.h"
 
@@ -133,6 +133,11 @@ static bool cell_text(struct db_result *r, struct cell *cell, sqlite3_stmt *stmt
 static bool cell_fill(struct db_result *r, struct cell *cell, sqlite3_stmt *stmt, int column) {
   switch (sqlite3_column_type(stmt, column)) {
   case SQLITE_INTEGER:
+    if (r->shape->types[column] == VALUE_REAL) { /* returning shows a whole number before the column has made it a real */
+      cell->type = VALUE_REAL;
+      cell->real = sqlite3_column_double(stmt, column);
+      return true;
+    }
     cell->integer = sqlite3_column_int64(stmt, column);
     bool boolean = r->shape->types[column] == VALUE_BOOLEAN && (cell->integer == 0 || cell->integer == 1);
     cell->type = boolean ? VALUE_BOOLEAN : VALUE_INTEGER;
