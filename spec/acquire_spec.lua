@@ -189,6 +189,17 @@ describe("acquire", function()
     end)
   end)
 
+  it("calls it no deadlock while a single statement runs", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    pool.run(function()
+      local statement = pool.spawn(function() return assert(db:query "select pg_sleep(0.5)::text") end)
+      pools.wait(function() return db:stats().leased == 1 end)
+      assert.is_nil(refused(db, { timeout = 0.05 }).deadlock)
+      assert(statement:join(5))
+    end)
+    pools.assert_at_rest(db)
+  end)
+
   it("gives up at once with timeout 0, and still takes an idle connection", function()
     local db = pools.open { size = 1, max_overflow = 0 }
     local err = refused(db, { timeout = 0 })

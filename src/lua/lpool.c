@@ -214,7 +214,7 @@ static bool pool_deadlocked(struct lpool *p) {
   int holders = 0;
   LIST_EACH(node, engine_leases(p->engine)) {
     const struct conn *c = CONTAINER(node, struct conn, leased);
-    if (!c->borrower || ltask_line(c->borrower) != p) return false;
+    if (!c->borrower || c->call || ltask_line(c->borrower) != p) return false; /* a call under way: db:query's, which left the line */
     holders++;
   }
   return holders > 0;
