@@ -213,7 +213,9 @@ static int connection_k(lua_State *L, int status, lua_KContext context) {
   (void)status;
   struct task *t = (struct task *)context;
   struct lcall *q = ltask_scratch(t);
-  return lquery_ok(L, t, q, 1) ? lquery_give(L, q) : 2;
+  if (!lquery_ok(L, t, q, 1)) return 2;
+  lua_getiuservalue(L, 1, 1);
+  return lquery_give(L, q, lua_gettop(L));
 }
 
 void lconnection_check_free(lua_State *L, const struct lease *l, const char *who) {

@@ -45,6 +45,7 @@ struct lpool {
   const void *brand;            /* lruntime_branded */
   struct runtime *runtime;
   struct engine *engine;        /* NULL once finalised */
+  const struct driver *driver;  /* the engine's; outlives it */
   struct all_settings settings;
   struct lease *leases;         /* one a slot */
   int events;                   /* EVENT_... that somebody listens to */
@@ -57,8 +58,9 @@ struct lpool {
   uint64_t queries, query_errors;
 };
 
-/* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease. */
-enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_VALUES = 2 };
+/* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease; the guard of
+   results on their way into Lua, nil before the first. */
+enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_VALUES = 3 };
 
 struct lpool *lpool_check(lua_State *L, int index);
 
@@ -98,7 +100,7 @@ bool lquery_statement(lua_State *L, struct lcall *, int index, const char *who);
 int lquery_wait(lua_State *L, struct task *, lua_KFunction continuation); /* after engine_query, engine_run … */
 /* In a continuation: true when it went well; else nil and the error are pushed. `index`: the Pool. */
 bool lquery_ok(lua_State *L, struct task *, struct lcall *, int index);
-int lquery_give(lua_State *L, struct lcall *);                      /* pushes what the answer is; returns how many */
+int lquery_give(lua_State *L, struct lcall *, int index);           /* pushes what the answer is; returns how many. `index`: the Pool */
 void lquery_check_nested(lua_State *L, struct lpool *, struct task *); /* raises where nested = error forbids another lease */
 void lquery_open(lua_State *L);                                     /* sets query, json, exec in the Pool's methods on top */
 

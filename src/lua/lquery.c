@@ -20,7 +20,7 @@ static struct task *lcall_task(struct lcall *q) { return ltask_of_scratch(q); }
 static void lcall_drop(struct holding *h) {
   struct lcall *q = CONTAINER(h, struct lcall, undelivered);
   list_remove(&h->link);
-  if (q->call.result) engine_driver(q->pool->engine)->free_result(q->call.result);
+  if (q->call.result) q->pool->driver->free_result(q->call.result);
   engine_free_error(q->call.error);
   q->call.result = NULL;
   q->call.error = NULL;
@@ -43,7 +43,7 @@ static void lcall_abort(struct task *t) {
   struct lcall *q = ltask_scratch(t);
   q->stage = (uint8_t)q->call.state;
   ltask_set_line(t, NULL);
-  engine_leave(q->pool->engine, &q->call);
+  if (q->pool->engine) engine_leave(q->pool->engine, &q->call); /* else it was dropped with the engine */
 }
 
 struct lcall *lquery_begin(struct task *t, struct lpool *p) {
@@ -70,7 +70,7 @@ static bool query_params(lua_State *L, struct lcall *q, int first, int count) {
   struct param *params = q->params;
   if (count > (int)(sizeof q->params / sizeof q->params[0]))
     params = lua_newuserdatauv(L, (size_t)count * sizeof *params, 0); /* stays on the stack until the end */
-  luaL_checkstack(L, count + LUA_MINSTACK, "too many parameters");
+  luaL_checkstack(L, count + 8, "too many parameters"); /* more would double the stack of every task that waits here */
   const struct driver *driver = engine_driver(q->pool->engine);
   for (int i = 0; i < count; i++) {
     struct pool_error error;
@@ -139,19 +139,26 @@ bool lquery_ok(lua_State *L, struct task *t, struct lcall *q, int index) {
   return false;
 }
 
-/* Moves the result into a guard on the stack. */
-static struct lresult *query_take(lua_State *L, struct lcall *q) {
-  struct lresult *guard = lrows_guard(L, engine_driver(q->pool->engine));
+/* Moves the result into a guard on the stack: the Pool's, so that not every query makes one and the collector finalises it. One
+   that still holds a result (memory was short, or this is a finaliser's query amid another's rows) is left to the collector. */
+static struct lresult *query_take(lua_State *L, struct lcall *q, int index) {
+  lua_getiuservalue(L, index, LPOOL_GUARD);
+  struct lresult *guard = lua_touserdata(L, -1);
+  if (!guard || guard->result) {
+    guard = lrows_guard(L, engine_driver(q->pool->engine));
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, index, LPOOL_GUARD);
+  }
   guard->result = q->call.result;
   q->call.result = NULL;
   list_remove(&q->undelivered.link);
   return guard;
 }
 
-int lquery_give(lua_State *L, struct lcall *q) {
+int lquery_give(lua_State *L, struct lcall *q, int index) {
   struct lpool *p = q->pool;
   enum lquery_answer answer = (enum lquery_answer)q->answer;
-  struct lresult *guard = query_take(L, q);
+  struct lresult *guard = query_take(L, q, index);
   if (answer == ANSWER_ROWS) {
     lrows_push(L, guard, p->settings.host.null == NULL_SENTINEL);
     return 1;
@@ -172,7 +179,7 @@ static int query_k(lua_State *L, int status, lua_KContext context) {
   (void)status;
   struct task *t = (struct task *)context;
   struct lcall *q = ltask_scratch(t);
-  return lquery_ok(L, t, q, 1) ? lquery_give(L, q) : 2;
+  return lquery_ok(L, t, q, 1) ? lquery_give(L, q, 1) : 2;
 }
 
 static int observed_k(lua_State *L, int status, lua_KContext context) {

@@ -185,9 +185,12 @@ const struct lshape *lshape_push(lua_State *L, const struct driver *driver, stru
   const void *pointer = driver->shape(result);
   cache_push(L);
   int cache = lua_gettop(L);
-  if (pointer && lua_rawgetp(L, cache, pointer) == LUA_TTABLE && shape_fits(metatable_shape(L), driver, result)) {
-    lua_replace(L, cache);
-    return metatable_shape(L);
+  if (pointer && lua_rawgetp(L, cache, pointer) == LUA_TTABLE) {
+    const struct lshape *known = metatable_shape(L);
+    if (shape_fits(known, driver, result)) {
+      lua_replace(L, cache);
+      return known;
+    }
   }
   lua_settop(L, cache);
   const struct lshape *s = shape_intern(L, cache, shape_from_result(L, driver, result));
