@@ -95,17 +95,17 @@ fail_told:
 }
 
 void engine_destroy(struct engine *e) {
-  e->destroying = true;
   e->empty = NULL;
-  while (!list_empty(&e->leases)) {
-    struct conn *c = CONTAINER(e->leases.next, struct conn, leased);
-    list_remove(&c->leased);
-  }
   pool_drain(e->core, engine_now(e));
   struct action a;
   while (pool_next(e->core, &a))
     if (a.kind == ACTION_FAIL || a.kind == ACTION_GRANT) waiter_call(a.waiter)->state = CALL_OUT;
-  for (int i = 0; i < e->conn_count; i++) conn_discard(&e->conns[i]);
+  for (int i = 0; i < e->conn_count; i++) {
+    struct conn *c = &e->conns[i];
+    if (c->call) c->call->state = CALL_OUT;
+    if (c->held) c->held->state = CALL_OUT;
+    conn_discard(c);
+  }
   timer_stop(e->loop, &e->tick);
   pool_destroy(e->core);
   e->driver->destroy(e->db);
@@ -162,6 +162,7 @@ void engine_drain(struct engine *e) {
 }
 
 void engine_cut(struct engine *e) {
+  engine_drain(e);
   e->cutting = true;
   while (!list_empty(&e->leases)) {
     struct conn *c = CONTAINER(e->leases.next, struct conn, leased);
@@ -169,14 +170,9 @@ void engine_cut(struct engine *e) {
     if (e->events.lost) e->events.lost(e->user, c);
     engine_release(c);
   }
-  for (int i = 0; i < e->conn_count; i++) {
-    struct conn *c = &e->conns[i];
-    if (c->lease == 0) continue; /* what is left are connections being set up */
-    error_set(&e->error, POOL_CLOSED, "the pool was closed while the connection was set up");
-    if (e->events.lost) e->events.lost(e->user, c);
-    engine_setup_done(c, &e->error);
-  }
+  for (int i = 0; i < e->conn_count; i++) conn_cut(&e->conns[i]);
   e->cutting = false;
+  engine_settle(e);
 }
 
 void engine_when_empty(struct engine *e, void (*done)(void *), void *user) {

@@ -32,7 +32,7 @@ struct call {
   struct conn *conn;           /* in: RUN, FETCH; out: LEASE */
   void *borrower;              /* in: LEASE, QUERY: becomes conn->borrower with the grant */
   struct db_result *result;    /* out: gives; NULL after a failure */
-  struct pool_error *error;    /* out: gives (free it); NULL when it went well */
+  struct pool_error *error;    /* out: gives (engine_free_error); NULL when it went well */
   void (*done)(struct call *);
 };
 
@@ -48,7 +48,7 @@ struct conn {
   bool dead;              /* leased, but the connection is gone */
   bool retire;            /* to be closed at its return: invalidated, or its server became a standby */
   bool timed_out;         /* its statement was cancelled for statement_timeout */
-  bool moving;            /* the driver may put another file under its descriptor; a cancel is under way */
+  bool moving;            /* the driver may put another file under its descriptor: it opens, closes, resets, or a cancel is under way */
   bool parting;           /* CLOSING: the goodbye is under way (before: the cancel of its statement) */
   struct pool_error *why; /* of a dead one: how it died; malloc'd, may be NULL */
   int addresses_left;     /* OPENING: those not yet begun, as far as the driver knows; -1 at first */
@@ -67,9 +67,9 @@ struct conn {
 /* What the engine tells the room above. Each may be NULL. None may call into the engine but where stated. */
 struct engine_events {
   void (*setup)(void *user, struct conn *);   /* a new connection, before its first lease: ends with engine_setup_done */
-  void (*closed)(void *user, struct conn *, const char *reason); /* "recycled" is not told apart: "closed", "lost", "failed" */
+  void (*closed)(void *user, struct conn *, const char *reason); /* "closed", or "lost" when it was found dead; not of failed opens */
   void (*log)(void *user, const char *level, const char *message);
-  void (*lost)(void *user, struct conn *);    /* a leased connection's lease was cut by engine_cut */
+  void (*lost)(void *user, struct conn *);    /* its lease, or its set-up, was cut by engine_cut */
 };
 
 struct engine_options {
@@ -97,7 +97,9 @@ void engine_stop_stream(struct conn *);                             /* the rest 
    back at once. Harmless when it has ended. */
 void engine_leave(struct engine *, struct call *);
 
-bool engine_busy(const struct conn *);        /* a statement is under way (or stopping) for somebody who has not left */
+void engine_free_error(struct pool_error *);  /* takes a call's error; NULL is harmless */
+
+bool engine_busy(const struct conn *);        /* a statement is under way, or held, for somebody who has not left */
 void engine_release(struct conn *);           /* ends the lease: it goes back clean, or is put in order first, or is closed */
 void engine_retire(struct conn *);            /* this lease's connection is to be closed at its return */
 bool engine_cancel(struct conn *);            /* asks for the end of the statement under way; false when there is none */
@@ -111,7 +113,8 @@ void engine_pause(struct engine *);
 void engine_resume(struct engine *);
 void engine_allow(struct engine *, int cap);
 void engine_drain(struct engine *);           /* for good */
-void engine_cut(struct engine *);             /* every lease ends now (events.lost) */
+void engine_cut(struct engine *);             /* drains, and everything ends now: leases, set-ups (events.lost), opens, checks, resets;
+                                                 the pool is empty once the goodbyes are over, in 1 s at most */
 /* done is called once the pool is empty; at once when it is. One watcher at a time; NULL to withdraw. */
 void engine_when_empty(struct engine *, void (*done)(void *user), void *user);
 void engine_setup_wanted(struct engine *, bool wanted); /* whether events.setup is called for new connections */

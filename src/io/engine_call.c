@@ -11,6 +11,13 @@
 
 #include "engine_internal.h"
 
+/* What a caller is told when there is no memory to say it. Shared, so never written to. */
+static const struct pool_error call_untold = {.kind = POOL_OVERLOADED, .message = "out of memory: what went wrong cannot be told"};
+
+void engine_free_error(struct pool_error *error) {
+  if (error != &call_untold) free(error);
+}
+
 static void call_end(struct call *call) {
   call->state = CALL_OUT;
   call->done(call);
@@ -25,8 +32,10 @@ void call_finish(struct call *call, struct db_result *result) {
 void call_fail(struct call *call, const struct pool_error *error) {
   call->result = NULL;
   call->error = malloc(sizeof *call->error);
-  if (!call->error) abort(); /* an error that cannot be told: nothing may go on as if it had not happened */
-  *call->error = *error;
+  if (call->error)
+    *call->error = *error;
+  else
+    call->error = (struct pool_error *)&call_untold;
   call_end(call);
 }
 
@@ -83,27 +92,41 @@ static enum outcome conn_outcome(const struct conn *c) {
   return OUTCOME_CLEAN;
 }
 
-/* Sends the call's statement. false: it has ended, or it went back in line. */
+static void call_fail_dead(struct call *call) {
+  const struct conn *c = call->conn;
+  struct pool_error *error = &c->engine->error;
+  if (c->why)
+    *error = *c->why;
+  else
+    error_set(error, POOL_LOST, "the connection was lost");
+  error->kind = POOL_LOST;
+  error->retryable = call->kind != CALL_FETCH; /* nothing of this statement was sent */
+  call_fail(call, error);
+}
+
+/* The driver began nothing: the call fails, or goes back in line for another connection. */
+static void call_send_refused(struct conn *c, struct call *call) {
+  struct engine *e = c->engine;
+  bool dead = e->driver->status(c->db) == DB_DEAD;
+  if (dead) conn_declare_dead(c, &e->error);
+  if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));
+  if (!dead)
+    call_fail(call, &e->error);
+  else if (call->kind == CALL_QUERY)
+    call_enter_line(e, call, call->waiter.deadline);
+  else
+    call_fail_dead(call);
+}
+
 static void call_send(struct conn *c, struct call *call) {
   struct engine *e = c->engine;
   e->error.kind = POOL_OK;
   call->conn = c;
   call->state = CALL_RUNNING;
-  if (e->driver->send(c->db, &call->statement, &e->error)) {
+  if (e->driver->send(c->db, &call->statement, &e->error))
     conn_run(c, call);
-    return;
-  }
-  bool dead = e->driver->status(c->db) == DB_DEAD;
-  if (dead) conn_declare_dead(c, &e->error);
-  if (call->kind != CALL_QUERY) {
-    call_fail(call, &e->error);
-    return;
-  }
-  call_give_back(c, conn_outcome(c));
-  if (dead)
-    call_enter_line(e, call, call->waiter.deadline);
   else
-    call_fail(call, &e->error);
+    call_send_refused(c, call);
 }
 
 void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
@@ -121,18 +144,6 @@ void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
 }
 
 /* ---- on a lease ---- */
-
-static void call_fail_dead(struct call *call) {
-  const struct conn *c = call->conn;
-  struct pool_error *error = &c->engine->error;
-  if (c->why)
-    *error = *c->why;
-  else
-    error_set(error, POOL_LOST, "the connection was lost");
-  error->kind = POOL_LOST;
-  error->retryable = true; /* nothing of this statement was sent */
-  call_fail(call, error);
-}
 
 static void call_start(struct conn *c, struct call *call) {
   if (c->dead)
@@ -160,7 +171,7 @@ static void call_begin(struct conn *c, struct call *call, enum call_kind kind) {
 }
 
 void engine_run(struct conn *c, struct call *call) {
-  INSIST(!c->streaming || c->job == CONN_STOPPING);
+  INSIST(!c->streaming);
   call_begin(c, call, CALL_RUN);
 }
 
@@ -194,6 +205,7 @@ void engine_leave(struct engine *e, struct call *call) {
     case CALL_IN_LINE: pool_cancel(e->core, &call->waiter, engine_now(e)); break;
     case CALL_HELD: c->held = NULL; break;
     case CALL_RUNNING:
+      INSIST(c->call == call);
       c->call = NULL;
       if (call->kind == CALL_QUERY)
         call_give_back(c, OUTCOME_DIRTY);
@@ -209,8 +221,7 @@ bool engine_busy(const struct conn *c) { return c->call || c->held; }
 
 void engine_retire(struct conn *c) { c->retire = true; }
 
-/* Ends what somebody else still waits for on a connection that its borrower gives back. */
-static void conn_drop_calls(struct conn *c) {
+void call_drop(struct conn *c) {
   struct call *running = c->call, *held = c->held;
   struct pool_error *error = &c->engine->error;
   c->call = c->held = NULL;
@@ -230,7 +241,7 @@ void engine_stop_stream(struct conn *c) {
 
 void engine_release(struct conn *c) {
   INSIST(c->lease != 0 && c->slot->state == SLOT_LEASED);
-  if (engine_busy(c)) conn_drop_calls(c);
+  if (engine_busy(c)) call_drop(c);
   call_give_back(c, conn_outcome(c));
   engine_settle(c->engine);
 }

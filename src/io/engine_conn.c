@@ -9,7 +9,8 @@
 ** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset or a goodbye. The read watch stays on
 ** through idle and busy alike, so that a query costs no change of it; it is off between the batches of a stream, which is
 ** how a slow reader slows the server. Where the driver may put another file under the same descriptor (opening, closing,
-** cancelling, resetting) the watch is stopped before the step and set afresh after.
+** cancelling, resetting) the watch is stopped before the step and set afresh after; whatever a job left of it, a connection with
+** nothing under way is watched for reading (conn_listen).
 */
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +29,6 @@ void conn_init(struct conn *c, struct engine *e, struct slot *s) {
   list_init(&c->leased);
 }
 
-bool conn_quiet(const struct conn *c) { return (c->job == CONN_LEASED || c->job == CONN_SETUP) && !c->call; }
-
 static void conn_start_timer(struct conn *c, usec patience) {
   if (patience > 0)
     timer_start(c->engine->loop, &c->timer, engine_now(c->engine) + patience);
@@ -42,6 +41,12 @@ static void conn_stop_timer(struct conn *c) {
 }
 
 static void conn_watch(struct conn *c, int events) { watch_set(c->engine->loop, &c->watch, c->engine->driver->fd(c->db), events); }
+
+/* Nothing is under way: hears what the server says of its own accord. */
+static void conn_listen(struct conn *c) {
+  c->moving = false;
+  if (c->watch.events != LOOP_READ) conn_watch(c, LOOP_READ);
+}
 
 void conn_discard(struct conn *c) {
   conn_stop_timer(c);
@@ -66,7 +71,7 @@ static void conn_open_failed(struct conn *c, const struct pool_error *error) {
    come is as it was. */
 static void conn_share_time(struct conn *c) {
   struct engine *e = c->engine;
-  if (c->job != CONN_OPENING || e->db_settings.connect_timeout == 0) return;
+  if (c->job != CONN_OPENING || c->connect_by == NEVER) return;
   int left = e->driver->addresses_left ? e->driver->addresses_left(c->db) : 0;
   if (left == c->addresses_left) return;
   c->addresses_left = left;
@@ -85,7 +90,8 @@ void conn_open(struct conn *c) {
   c->job = CONN_OPENING;
   c->moving = true;
   c->id = ++e->opened;
-  c->connect_by = engine_now(e) + e->db_settings.connect_timeout;
+  usec patience = e->db_settings.connect_timeout;
+  c->connect_by = patience > 0 ? engine_now(e) + patience : NEVER;
   c->addresses_left = -1; /* not known: any number is news */
   conn_step(c);
 }
@@ -94,45 +100,80 @@ static void conn_opened(struct conn *c) {
   struct engine *e = c->engine;
   conn_stop_timer(c);
   c->job = CONN_IDLE;
-  c->moving = false;
-  conn_watch(c, LOOP_READ);
+  conn_listen(c);
   pool_opened(e->core, c->slot, engine_now(e), NULL);
 }
 
 static void conn_connected(struct conn *c) {
   struct engine *e = c->engine;
-  if (!e->setup_wanted || e->destroying) {
+  if (!e->setup_wanted) {
     conn_opened(c);
     return;
   }
   c->job = CONN_SETUP;
-  c->moving = false;
   c->lease = ++e->serial;
   conn_stop_timer(c);
-  conn_watch(c, LOOP_READ);
+  conn_listen(c);
   e->events.setup(e->user, c);
 }
 
 static bool conn_setup_clean(const struct conn *c) {
-  return !c->dead && c->job == CONN_SETUP && !c->call && !c->streaming && c->engine->driver->status(c->db) == DB_IDLE;
+  return c->job == CONN_SETUP && !c->dead && !c->retire && !c->streaming && c->engine->driver->status(c->db) == DB_IDLE;
+}
+
+static void conn_setup_failed(struct conn *c, const struct pool_error *error) {
+  struct engine *e = c->engine;
+  if (!error && c->why) {
+    e->error = *c->why;
+    error = &e->error;
+  } else if (!error) {
+    error_set(&e->error, POOL_CONNECT, "a connection was lost, invalidated, or left busy or in a transaction by its set-up");
+    error = &e->error;
+  }
+  conn_open_failed(c, error);
 }
 
 void engine_setup_done(struct conn *c, const struct pool_error *error) {
   struct engine *e = c->engine;
-  INSIST(c->job == CONN_SETUP || c->job == CONN_RUNNING || c->job == CONN_STOPPING);
-  c->call = c->held = NULL;
+  INSIST(c->slot->state == SLOT_OPENING && c->lease != 0);
+  INSIST(error != &e->error); /* the scratch is about to be used */
+  if (engine_busy(c)) call_drop(c);
   c->borrower = NULL;
   c->lease = 0;
-  if (!error && conn_setup_clean(c)) {
+  if (!error && conn_setup_clean(c))
     conn_opened(c);
-  } else {
-    if (!error) {
-      error_set(&e->error, POOL_CONNECT, "a connection was lost, or left in a transaction, by its set-up");
-      error = &e->error;
-    }
-    conn_open_failed(c, error);
-  }
+  else
+    conn_setup_failed(c, error);
   engine_settle(e);
+}
+
+static void conn_cut_open(struct conn *c) {
+  struct engine *e = c->engine;
+  struct pool_error error;
+  error_set(&error, POOL_CLOSED, "the pool was closed while the connection was opened");
+  if (c->lease == 0) {
+    conn_open_failed(c, &error);
+    return;
+  }
+  if (e->events.lost) e->events.lost(e->user, c);
+  engine_setup_done(c, &error);
+}
+
+void conn_cut(struct conn *c) {
+  struct engine *e = c->engine;
+  switch (c->slot->state) {
+    case SLOT_OPENING: conn_cut_open(c); return;
+    case SLOT_CHECKING: pool_lost(e->core, c->slot, engine_now(e), false); return;
+    case SLOT_RESETTING:
+      conn_stop_timer(c);
+      pool_reset_done(e->core, c->slot, engine_now(e), false);
+      return;
+    case SLOT_EMPTY:
+    case SLOT_IDLE:
+    case SLOT_LEASED:
+    case SLOT_CLOSING: return;
+    default: WRONG("a state of a slot");
+  }
 }
 
 /* ---- the other jobs' beginnings ---- */
@@ -180,19 +221,19 @@ void conn_close(struct conn *c) {
   conn_step(c);
 }
 
-/* A step of closing came to its end: the cancelled statement's, or the goodbye's. */
-static void conn_close_on(struct conn *c) {
+/* A step of closing came to its end: the cancelled statement's, or the goodbye's. true: step on. */
+static bool conn_close_on(struct conn *c) {
   const struct driver *d = c->engine->driver;
   if (c->parting || d->status(c->db) == DB_DEAD) {
     conn_closed(c);
-    return;
+    return false;
   }
   d->free_result(d->result(c->db));
   if (d->finished(c->db)) {
     c->parting = true;
     d->close(c->db);
   }
-  conn_step(c);
+  return true;
 }
 
 void conn_lease(struct conn *c) {
@@ -215,9 +256,10 @@ void conn_unlease(struct conn *c) {
 void conn_run(struct conn *c, struct call *call) {
   c->call = call;
   c->job = CONN_RUNNING;
-  c->timed_out = false;
-  if (c->engine->db_settings.statement_timeout > 0) conn_start_timer(c, c->engine->db_settings.statement_timeout);
-  if (c->watch.events == 0) conn_watch(c, LOOP_READ);
+  if (c->moving) /* the cancel of an earlier batch has not come to its end */
+    conn_start_timer(c, STOP_TIMEOUT);
+  else if (c->engine->db_settings.statement_timeout > 0)
+    conn_start_timer(c, c->engine->db_settings.statement_timeout);
   conn_step(c);
 }
 
@@ -232,6 +274,7 @@ void conn_stop(struct conn *c) {
   INSIST(c->job == CONN_RUNNING || c->streaming);
   bool cancelling = c->job == CONN_RUNNING && c->moving;
   c->call = NULL;
+  c->streaming = false; /* whatever still comes of it is thrown away */
   c->job = CONN_STOPPING;
   if (!cancelling) conn_begin_cancel(c);
   conn_step(c);
@@ -254,30 +297,38 @@ void conn_declare_dead(struct conn *c, const struct pool_error *error) {
   watch_set(e->loop, &c->watch, c->watch.fd, 0);
   c->why = malloc(sizeof *c->why);
   if (c->why) *c->why = *error;
-  if (c->lease && c->slot->state == SLOT_LEASED) pool_lost(e->core, c->slot, engine_now(e), error->disconnect);
+  if (c->slot->state == SLOT_LEASED)
+    pool_lost(e->core, c->slot, engine_now(e), error->disconnect);
+  else if (error->disconnect)
+    pool_suspect(e->core, engine_now(e));
 }
 
-/* The statement (or the batch) is over; the connection is its borrower's again. */
-static void conn_statement_done(struct conn *c) {
+/* Its borrower's again: the statement is over, or the batch. */
+static void conn_hand_back(struct conn *c) {
+  conn_stop_timer(c);
+  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
+}
+
+/* The statement is over, or the batch. true: step on, nobody wants what comes. */
+static bool conn_statement_done(struct conn *c) {
   const struct driver *d = c->engine->driver;
   struct db_result *result = d->result(c->db);
-  c->streaming = !d->finished(c->db);
-  if (c->job == CONN_STOPPING && c->streaming) { /* nobody wants the rest */
-    d->free_result(result);
-    conn_step(c);
-    return;
-  }
-  bool stopping = c->job == CONN_STOPPING;
-  conn_stop_timer(c);
-  c->moving = false;
-  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
-  if (c->streaming) watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
-  if (stopping) {
-    d->free_result(result);
-    call_resume_held(c);
+  bool stopping = c->job == CONN_STOPPING, more = !d->finished(c->db);
+  if (stopping) d->free_result(result);
+  if (stopping && more) return true;
+  conn_hand_back(c);
+  c->streaming = more;
+  if (more) { /* a cancel may still be under way: `moving` stays */
+    watch_set(c->engine->loop, &c->watch, c->watch.fd, 0);
   } else {
-    call_statement_over(c, result, NULL);
+    c->timed_out = false;
+    conn_listen(c);
   }
+  if (stopping)
+    call_resume_held(c);
+  else
+    call_statement_over(c, result, NULL);
+  return false;
 }
 
 static void conn_note_role(struct conn *c, const struct pool_error *error) {
@@ -289,13 +340,14 @@ static void conn_note_role(struct conn *c, const struct pool_error *error) {
 static void conn_statement_failed(struct conn *c, struct pool_error *error) {
   struct engine *e = c->engine;
   bool stopping = c->job == CONN_STOPPING, timed_out = c->timed_out;
-  conn_stop_timer(c);
-  c->moving = c->streaming = c->timed_out = false;
-  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
-  if (e->driver->status(c->db) == DB_DEAD)
+  conn_hand_back(c);
+  c->streaming = c->timed_out = false;
+  if (e->driver->status(c->db) == DB_DEAD) {
     conn_declare_dead(c, error);
-  else
+  } else {
+    conn_listen(c);
     conn_note_role(c, error);
+  }
   if (timed_out && (error->kind == POOL_CANCELLED || error->kind == POOL_DEADLINE))
     error_set(error, POOL_DEADLINE, "the statement ran into statement_timeout (%.3g s) and was cancelled",
               (double)e->db_settings.statement_timeout / USEC_PER_SECOND);
@@ -307,25 +359,26 @@ static void conn_statement_failed(struct conn *c, struct pool_error *error) {
 
 /* ---- steps ---- */
 
-static void conn_done(struct conn *c) {
+/* What follows the end of a step; true: step on. */
+static bool conn_done(struct conn *c) {
   struct engine *e = c->engine;
   usec now = e->alive = engine_now(e);
   switch (c->job) {
-    case CONN_OPENING: conn_connected(c); return;
+    case CONN_OPENING: conn_connected(c); return false;
     case CONN_RUNNING:
-    case CONN_STOPPING: conn_statement_done(c); return;
+    case CONN_STOPPING: return conn_statement_done(c);
     case CONN_CHECKING:
       c->job = CONN_IDLE;
+      conn_listen(c);
       pool_checked(e->core, c->slot, now, true);
-      return;
+      return false;
     case CONN_RESETTING:
       conn_stop_timer(c);
-      c->moving = false;
       c->job = CONN_IDLE;
-      conn_watch(c, LOOP_READ);
+      conn_listen(c);
       pool_reset_done(e->core, c->slot, now, true);
-      return;
-    case CONN_CLOSING: conn_close_on(c); return;
+      return false;
+    case CONN_CLOSING: return conn_close_on(c);
     case CONN_EMPTY:
     case CONN_SETUP:
     case CONN_IDLE:
@@ -334,27 +387,26 @@ static void conn_done(struct conn *c) {
   WRONG("a connection's job is done");
 }
 
-static void conn_failed(struct conn *c, struct pool_error *error) {
+static bool conn_failed(struct conn *c, struct pool_error *error) {
   struct engine *e = c->engine;
   usec now = engine_now(e);
   switch (c->job) {
-    case CONN_OPENING: conn_open_failed(c, error); return;
+    case CONN_OPENING: conn_open_failed(c, error); return false;
     case CONN_RUNNING:
-    case CONN_STOPPING: conn_statement_failed(c, error); return;
+    case CONN_STOPPING: conn_statement_failed(c, error); return false;
     case CONN_CHECKING:
       c->job = CONN_IDLE;
       c->dead = true;
       pool_checked(e->core, c->slot, now, false);
-      return;
+      return false;
     case CONN_RESETTING:
       conn_stop_timer(c);
-      c->moving = false;
       c->dead = e->driver->status(c->db) == DB_DEAD;
       if (c->dead && error->disconnect) pool_suspect(e->core, now);
       c->job = CONN_IDLE;
       pool_reset_done(e->core, c->slot, now, false);
-      return;
-    case CONN_CLOSING: conn_close_on(c); return;
+      return false;
+    case CONN_CLOSING: return conn_close_on(c);
     case CONN_EMPTY:
     case CONN_SETUP:
     case CONN_IDLE:
@@ -367,20 +419,25 @@ static int want_events(enum db_want want) {
   return want == DB_READ ? LOOP_READ : want == DB_WRITE ? LOOP_WRITE : LOOP_READ | LOOP_WRITE;
 }
 
-void conn_step(struct conn *c) {
+static void conn_wait(struct conn *c, enum db_want want) {
   struct engine *e = c->engine;
-  if (c->moving) watch_set(e->loop, &c->watch, c->watch.fd, 0);
-  e->error.kind = POOL_OK;
-  enum db_want want = e->driver->step(c->db, &e->error);
-  if (want == DB_DONE) {
-    conn_done(c);
-  } else if (want == DB_FAILED) {
-    conn_failed(c, &e->error);
-  } else if (c->moving) {
+  if (c->moving) {
     watch_renew(e->loop, &c->watch, e->driver->fd(c->db), want_events(want));
     conn_share_time(c);
   } else {
     conn_watch(c, want_events(want));
+  }
+}
+
+void conn_step(struct conn *c) {
+  struct engine *e = c->engine;
+  bool on = true;
+  while (on) {
+    if (c->moving) watch_set(e->loop, &c->watch, c->watch.fd, 0);
+    e->error.kind = POOL_OK;
+    enum db_want want = e->driver->step(c->db, &e->error);
+    on = want == DB_DONE ? conn_done(c) : want == DB_FAILED && conn_failed(c, &e->error);
+    if (want != DB_DONE && want != DB_FAILED) conn_wait(c, want);
   }
 }
 
@@ -415,6 +472,7 @@ static void conn_open_timed_out(struct conn *c) {
   struct engine *e = c->engine;
   if (c->addresses_left > 0) {
     watch_set(e->loop, &c->watch, c->watch.fd, 0);
+    c->addresses_left = -1; /* the timer has run out: the next address gets its share whatever their number */
     e->driver->next_address(c->db);
     conn_step(c);
     return;
@@ -429,7 +487,7 @@ static void conn_stop_timed_out(struct conn *c) {
   error_set(&e->error, POOL_LOST, "the server did not end a cancelled statement within %d s: the connection was given up",
             (int)(STOP_TIMEOUT / USEC_PER_SECOND));
   bool stopping = c->job == CONN_STOPPING;
-  c->job = c->slot->state == SLOT_OPENING ? CONN_SETUP : CONN_LEASED;
+  conn_hand_back(c);
   conn_declare_dead(c, &e->error);
   if (stopping)
     call_resume_held(c);

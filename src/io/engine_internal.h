@@ -25,7 +25,7 @@ struct engine {
   uint64_t serial;         /* of leases */
   uint64_t opened;         /* of connections */
   usec alive;              /* when a server last answered */
-  bool setup_wanted, destroying, cutting;
+  bool setup_wanted, cutting;
   void (*empty)(void *user);
   void *empty_user;
   struct pool_error error; /* scratch for the driver: too large to clear at every step */
@@ -50,7 +50,7 @@ void conn_lease(struct conn *);              /* a lease begins */
 void conn_unlease(struct conn *);            /* a lease ends: off the list, the watch as an idle one's */
 void conn_discard(struct conn *);            /* frees the driver's side at once */
 void conn_declare_dead(struct conn *, const struct pool_error *);
-bool conn_quiet(const struct conn *);        /* leased with nothing under way */
+void conn_cut(struct conn *);                /* the pool is draining: an open, set-up, check or reset is given up */
 
 /* engine_call.c */
 void call_granted(struct engine *, struct waiter *, struct slot *);
@@ -59,5 +59,6 @@ void call_finish(struct call *, struct db_result *);
 void call_fail(struct call *, const struct pool_error *);
 void call_statement_over(struct conn *, struct db_result *, const struct pool_error *); /* error NULL: it went well */
 void call_resume_held(struct conn *);
+void call_drop(struct conn *);               /* fails what somebody still waits for on a connection that is given back */
 
 #endif
