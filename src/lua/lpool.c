@@ -261,6 +261,15 @@ static int pool_gc(lua_State *L) {
   return 0;
 }
 
+/* __close: every lease and every wait ends now; the goodbyes are the engine's work afterwards. */
+static int pool_leave(lua_State *L) {
+  struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  if (!p->engine || p->closed) return 0;
+  engine_drain(p->engine);
+  engine_cut(p->engine);
+  return 0;
+}
+
 static uint64_t seed_fresh(void) {
   uint64_t seed = 1;
   if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) seed = (uint64_t)(uintptr_t)&seed;
@@ -308,6 +317,7 @@ static int pool_new(lua_State *L) {
     p->leases = NULL;
     return lerror_misuse(L, "pool.new: %s", error.message);
   }
+  p->driver = engine_driver(p->engine);
   pool_register(L, p);
   return 1;
 }
@@ -340,17 +350,26 @@ static int close_wait(lua_State *L, struct lpool *p, struct task *t, usec until,
   return ltask_wait_until(L, t, until, close_abort, k);
 }
 
-static int close_cut_k(lua_State *L, int status, lua_KContext context) {
-  (void)status;
-  (void)context;
+static int close_done(lua_State *L) {
   lua_pushboolean(L, true);
   return 1;
 }
 
+static int close_late(lua_State *L) { return lerror_fail(L, POOL_DEADLINE, "the deadline passed while the pool was closing"); }
+
+static int close_cut_k(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  const struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  return p->closed || ltask_interrupted((struct task *)context) == POOL_OK ? close_done(L) : close_late(L);
+}
+
+/* What ended the wait: the last connection, the grace, or a deadline of the caller's own, which cuts nobody's lease. */
 static int close_k(lua_State *L, int status, lua_KContext context) {
+  (void)status;
   struct task *t = (struct task *)context;
   struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
-  if (p->closed || !p->engine) return close_cut_k(L, status, context);
+  if (p->closed || !p->engine) return close_done(L);
+  if (ltask_deadline(t) <= loop_now(p->runtime->loop)) return close_late(L);
   engine_cut(p->engine);
   ltask_again(t);
   return close_wait(L, p, t, NEVER, close_cut_k);
@@ -359,7 +378,7 @@ static int close_k(lua_State *L, int status, lua_KContext context) {
 static int pool_close(lua_State *L) {
   struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
   usec grace = lua_isnoneornil(L, 2) ? 5 * USEC_PER_SECOND : lruntime_check_seconds(L, 2, "db:close grace");
-  if (!p->engine || p->closed) return close_cut_k(L, LUA_OK, 0);
+  if (!p->engine || p->closed) return close_done(L);
   struct task *t = ltask_enter(L);
   engine_drain(p->engine);
   return close_wait(L, p, t, lruntime_after(loop_now(p->runtime->loop), grace), close_k);
@@ -435,7 +454,7 @@ void lpool_open(lua_State *L) {
   static const luaL_Reg methods[] = {{"acquire", lconnection_acquire}, {"configure", pool_configure_live}, {"pause", pool_pause_now},
                                      {"resume", pool_resume_now},      {"invalidate", pool_invalidate_now}, {"close", pool_close},
                                      {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__gc", pool_gc}, {"__close", pool_gc}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", pool_gc}, {"__close", pool_leave}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   weak_table(L);
   luaL_newmetatable(L, LPOOL_NAME);
