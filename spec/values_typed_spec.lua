@@ -156,3 +156,39 @@ describe("pool.identifier", function()
     raises("UTF%-8", pool.identifier, "\xff")
   end)
 end)
+
+describe("whatever goes out", function()
+  local pieces = { '"', "\\", "{", "}", ",", " ", "'", "$1", "NULL", "a", "é", "😀", "\n", "\t", "\1", "\127", "(", ")", ";", "--" }
+  local function random_text()
+    local text = {}
+    for i = 1, math.random(0, 8) do text[i] = pieces[math.random(#pieces)] end
+    return table.concat(text)
+  end
+
+  local function random_list(depth, width)
+    local list = pool.array {}
+    for i = 1, width do
+      if depth > 1 then list[i] = random_list(depth - 1, width)
+      else list[i] = math.random(5) == 1 and pool.null or random_text() end
+    end
+    return list
+  end
+
+  it("comes back: two hundred texts, arrays and json of every nasty character", function()
+    math.randomseed(20240229)
+    for _ = 1, 200 do
+      local text, list = random_text(), random_list(math.random(3), math.random(3))
+      local sent = pool.jsonb { t = text, l = list, [text] = true }
+      local sql = "select $1::text as t, $2::text[] as l, $3 as j, array[$3] as js"
+      local row = assert(db:query(sql, text, list, sent))[1]
+      same(text, row.t)
+      assert.same(list, row.l)
+      assert.same(text, row.j.t)
+      assert.same(list, row.j.l)
+      assert.is_true(row.j[text] == true or text == "t" or text == "l")
+      assert.same(row.j, row.js[1])
+      local read = assert(pool.json.decode(assert(db:json(sql, text, list, sent))))[1]
+      assert.same({ text, list, row.j }, { read.t, read.l, read.j })
+    end
+  end)
+end)

@@ -107,11 +107,36 @@ static void fault_set(struct pool_error *error, json_error_t *fault) {
             fault->column < 0 ? 0 : fault->column, reason);
 }
 
+/* Past the closing quote of the string whose opening one is before `at`. */
+static const char *string_end(const char *at, const char *end) {
+  while (at < end && *at != '"') at += *at == '\\' ? 2 : 1;
+  return at < end ? at + 1 : end;
+}
+
+/* A few bytes of text may become hundreds of memory (`{},`): their number is bounded before any of it is made. */
+static bool parts_fit(const char *text, size_t len) {
+  const char *at = text, *end = text + len;
+  size_t parts = 0;
+  if (len <= LJSON_PARTS_MAX) return true;
+  while (at < end) {
+    char c = *at++;
+    if (c == '"')
+      at = string_end(at, end);
+    else
+      parts += c == ',' || c == '[' || c == '{' || c == ':';
+  }
+  return parts <= LJSON_PARTS_MAX;
+}
+
 bool ljson_decode(lua_State *L, const char *text, size_t len, struct pool_error *error) {
   json_error_t fault;
   luaL_checkstack(L, 8, "JSON");
   if (len > LJSON_SIZE_MAX) {
     error_set(error, POOL_JSON, "the JSON text is larger than 64 MiB");
+    return false;
+  }
+  if (!parts_fit(text, len)) {
+    error_set(error, POOL_JSON, "the JSON has more than %u brackets, commas and colons", LJSON_PARTS_MAX);
     return false;
   }
   int base = lua_gettop(L);

@@ -12,6 +12,7 @@
 
 #define LJSON_DEPTH_MAX 128        /* levels of nesting, both ways */
 #define LJSON_SIZE_MAX (64u << 20) /* bytes, both ways */
+#define LJSON_PARTS_MAX (4u << 20) /* of [ { , : outside strings, decoding: each may cost 150 bytes, so 640 MiB at the very most */
 
 /* Pushes a userdata "pool.Buffer" and gives the empty buffer in it, which it frees when collected; json_buffer_free frees it earlier. */
 struct json_buffer *ljson_buffer(lua_State *L);
