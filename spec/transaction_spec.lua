@@ -385,7 +385,8 @@ describe("scripts and streams:", function()
       if n % 50000 == 0 then most = math.max(most, resident()) end
     end
     assert.same({ 1000000, 500000500000 }, { n, sum })
-    assert.is_true(most - before < 20 * 1024, ("%d KiB more"):format(most - before))
+    local kept = os.getenv("POOL_SPEC_PRELOAD") and 300 or 0 -- MiB: AddressSanitizer holds back what was freed
+    assert.is_true(most - before < (20 + kept) * 1024, ("%d KiB more"):format(most - before))
     pools.assert_at_rest(db)
   end)
 
