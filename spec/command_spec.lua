@@ -81,14 +81,70 @@ describe("the pool command", function()
     write("syntax.lua", "return return")
     write("raises.lua", "error 'early'")
     write("number.lua", "return 1")
+    write("nothing.lua", "local app = require('pool.http').app()")
     write("start.lua", "local app = require('pool.http').app()\napp:on('start', function() error 'no start' end)\nreturn app")
-    local wanted = { missing = "missing.lua", syntax = "syntax.lua:1:", raises = "early", number = "must return an application",
+    local wanted = { missing = "missing.lua", syntax = "syntax.lua:1:", raises = "early", number = "it returned a number",
+      nothing = "it returned nothing",
       start = "no start" }
     for name, part in pairs(wanted) do
       local text, code = pool("serve", name .. ".lua", "--listen", "127.0.0.1:0")
       assert.equal(1, code, text)
       assert.truthy(text:find(part, 1, true), text)
     end
+  end)
+
+  it("refuses settings that do not go together, without a word of Lua's and without the password", function()
+    local cases = {
+      { { "--size", "0", "--max-overflow", "0" }, "at least one connection is needed" },
+      { { "--size", "900", "--max-overflow", "900" }, "size_limit" },
+      { { "--database-url", "mysql://h/x" }, "known are postgresql:// and sqlite://" },
+      { { "--database-url", "postgresql://u:hunter2@h:bad/x" }, "database_url" },
+    }
+    for _, case in ipairs(cases) do
+      local text, code = pool("serve", "app.lua", table.unpack(case[1]))
+      assert.equal(2, code, text)
+      assert.truthy(text:find(case[2], 1, true), text)
+      assert.truthy(text:find("^pool: serve: [^\n]*\n$"), text)
+      assert.is_nil(text:find("hunter2", 1, true), text)
+    end
+  end)
+
+  it("refuses a variable and a line of .env that it cannot read, without showing the line", function()
+    write(".env", "DB_POOL_SIZE=banana\n")
+    assert.same({ 'pool: serve: .env:1: DB_POOL_SIZE: "banana" is not a whole number\n', 2 }, { pool("serve", "app.lua") })
+    write(".env", "\nmy password is hunter2\n")
+    assert.same({ "pool: serve: .env:2: not NAME=value\n", 2 }, { pool("serve", "app.lua") })
+    os.remove(directory .. "/.env")
+    local text = process.run(("cd %s && DB_MAX_OVERFLOW=x %s serve app.lua 2>&1"):format(process.quote(directory), process.quote(command)))
+    assert.equal('pool: serve: DB_MAX_OVERFLOW: "x" is not a whole number\n', text)
+  end)
+
+  it("says which database it cannot open, in one line", function()
+    write("asks.lua", "local app = require('pool.http').app()\napp:on('start', function(db) assert(db:query 'select 1') end)\nreturn app")
+    local cases = { ["sqlite:////nowhere/at/all.db"] = "cannot open the SQLite database /nowhere/at/all.db",
+      ["postgresql://u:hunter2@127.0.0.1:1/x"] = "Connection refused" }
+    for url, part in pairs(cases) do
+      local text, code = pool("serve", "asks.lua", "--listen", "127.0.0.1:0", "--database-url", url, "--timeout", "1")
+      assert.equal(1, code, text)
+      assert.truthy(text:find("^pool: connect: [^\n]*\n$") and text:find(part, 1, true), text)
+      assert.is_nil(text:find("hunter2", 1, true), text)
+    end
+  end)
+
+  it("prints on standard output where it listens and nothing else; a second server there is refused", function()
+    write("fine.lua", "local app = require('pool.http').app()\napp:get('/', function() return 'fine' end)\nreturn app")
+    local function serve(...) return process.start({ command, "serve", "fine.lua", ... }, { cwd = directory }) end
+    local first <close> = serve("--listen", "127.0.0.1:0")
+    local port = first:wait_line("^pool: listening on http://127%.0%.0%.1:(%d+)$")
+    assert.equal("fine", (process.run("curl -s --noproxy '*' http://127.0.0.1:" .. port)))
+    local second <close> = serve("--listen", "127.0.0.1:" .. port)
+    assert.equal(1, second:wait())
+    assert.same({ "", ("pool: connect: cannot listen on 127.0.0.1 port %s: Address already in use\n"):format(port) },
+      { second:stdout(), second:stderr() })
+    first:signal("INT")
+    assert.equal(0, first:wait())
+    assert.equal(("pool: listening on http://127.0.0.1:%s\n"):format(port), first:stdout())
+    assert.truthy(first:stderr():find("^pool: info: database sqlite:///pool.db\n"), first:stderr())
   end)
 
   it("runs a script with its arguments and pool at hand", function()

@@ -93,7 +93,8 @@ local function load_app(path)
   end)
   if not fine then return nil, made end
   if not require("pool.app").is(made) then
-    return nil, ("%s must return an application, as `return app` after `local app = http.app()`; it returned a %s"):format(path, type(made))
+    return nil, ("%s must return an application, as `return app` after `local app = http.app()`; it returned %s"):format(path,
+      made == nil and "nothing" or "a " .. type(made))
   end
   return made
 end
@@ -123,19 +124,23 @@ local function listen(pool, core, application, db, options)
   return true
 end
 
-local function serve_in_task(pool, core, path, settings, options)
+-- What ends the serving task well: raised, so that what the application spawned and left running is cancelled, not awaited.
+local STOPPED = {}
+
+local function serve_in_task(pool, core, path, db, options)
   local application, message = load_app(path)
   if not application then return nil, message end
-  local db = pool.new(settings)
   application:run_hooks("start", db)
   local done, err = listen(pool, core, application, db, options)
   application:run_hooks("stop", db)
   db:close()
-  return done, err
+  if not done then return nil, err end
+  error(STOPPED, 0)
 end
 
 --- A failure for people: a pool error by its own text, the rest with where it came from.
 local function failure(err)
+  if err == STOPPED then return err end
   local text = require("pool.problem").text(err)
   if (type(err) == "table" and err.kind) or text:find("\nstack traceback:", 1, true) then return text end
   return debug.traceback(text, 2)
@@ -164,10 +169,12 @@ function verbs.serve(args)
   local settings, message = require("pool.config").read(nil, { flags = setting_flags(values, known) })
   if not settings then return misuse("serve: " .. message) end
   local pool = require "pool"
-  local fine, done, err = xpcall(pool.run, failure, serve_in_task, pool, core, rest[1], settings,
+  local made, db = pcall(pool.new, settings)
+  if not made then return misuse("serve: " .. tostring(db):gsub("^pool%.new: ", "")) end
+  local _, done, err = xpcall(pool.run, failure, serve_in_task, pool, core, rest[1], db,
     { host = host, port = port, dev = values.dev == "true" })
-  if fine and done then return 0 end
-  complain(tostring(fine and err or done))
+  if done == STOPPED then return 0 end
+  complain(tostring(done or err))
   return FAILED
 end
 
@@ -207,6 +214,7 @@ function verbs.version(args)
   local values, rest = flags.parse(args, { help = {} })
   if not values then return misuse("version: " .. rest) end
   if values.help then return io.stdout:write(HELP.version) and 0 end
+  if #rest > 0 then return misuse(("version: %s is one argument too many"):format(rest[1])) end
   io.stdout:write(tostring(require("pool").version), "\n")
   return 0
 end

@@ -434,8 +434,8 @@ function pool.deadline(seconds, fn, ...) end
 
 --- sleep(0) gives way until every ready task has run.
 ---@param seconds number
----@return nil
----@return pool.Error? err kind deadline, when that passed first
+---@return true? ok
+---@return pool.Error? err kind deadline
 function pool.sleep(seconds) end
 
 --- Monotonic seconds.

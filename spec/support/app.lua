@@ -3,7 +3,12 @@ local http = require "pool.http"
 local pool = require "pool"
 local app = http.app()
 
-app:on("start", function(db) assert(db:exec "create table if not exists serve_spec (n integer)") end)
+app:on("start", function(db)
+  assert(db:exec "create table if not exists serve_spec (n integer)")
+  pool.spawn(function() -- work in the background that never ends must not keep the server from ending
+    while true do pool.sleep(3600) end
+  end)
+end)
 app:on("stop", function(db)
   assert(db:query "select 1")
   pool.log("info", "the stop hook ran, and could query")
