@@ -228,6 +228,7 @@ static int connection_start(lua_State *L, const char *who, enum lquery_answer an
   if (!connection_fit(L, who, &l)) return 2;
   struct task *t = ltask_enter(L);
   lconnection_check_free(L, l, who);
+  if (lquery_late(L, t)) return 2;
   struct lcall *q = lquery_begin(t, l->pool);
   q->answer = (uint8_t)answer;
   if (answer == ANSWER_DONE) {

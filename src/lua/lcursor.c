@@ -121,6 +121,7 @@ static int cursor_begin(lua_State *L) {
   struct lease *l = lconnection_check(L, 1, "c:rows");
   struct task *t = ltask_enter(L);
   lconnection_check_free(L, l, "c:rows");
+  if (lquery_late(L, t)) return lua_error(L);
   struct lcursor *c = lua_newuserdatauv(L, sizeof *c, CURSOR_VALUES);
   *c = (struct lcursor){.pool = l->pool, .lease = l, .serial = l->serial};
   luaL_setmetatable(L, LCURSOR_NAME);

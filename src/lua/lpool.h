@@ -97,6 +97,7 @@ struct lcall *lquery_begin(struct task *, struct lpool *);          /* zeroes th
 /* Fills the statement from the stack: SQL at `index`, parameters after it. false: nil and an error are pushed. Pushes values
    that must stay until the call ended. `who` names the method in messages. */
 bool lquery_statement(lua_State *L, struct lcall *, int index, const char *who);
+bool lquery_late(lua_State *L, const struct task *); /* true: the task's deadline has passed: nothing may begin; nil, error are pushed */
 int lquery_wait(lua_State *L, struct task *, lua_KFunction continuation); /* after engine_query, engine_run … */
 /* In a continuation: true when it went well; else nil and the error are pushed. `index`: the Pool. */
 bool lquery_ok(lua_State *L, struct task *, struct lcall *, int index);

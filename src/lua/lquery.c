@@ -83,6 +83,12 @@ static bool query_params(lua_State *L, struct lcall *q, int first, int count) {
   return true;
 }
 
+bool lquery_late(lua_State *L, const struct task *t) {
+  if (ltask_deadline(t) > loop_now(ltask_loop(L))) return false;
+  lerror_fail(L, POOL_DEADLINE, "the deadline had passed before the statement began");
+  return true;
+}
+
 bool lquery_statement(lua_State *L, struct lcall *q, int index, const char *who) {
   if (lua_type(L, index) != LUA_TSTRING) lerror_misuse(L, "%s: the SQL must be a string, not %s", who, luaL_typename(L, index));
   size_t len;
@@ -214,6 +220,7 @@ static int query_start(lua_State *L, const char *who, enum lquery_answer answer)
   if (p->events & (EVENT_ACQUIRE | EVENT_RELEASE)) return query_observed(L, who);
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
+  if (lquery_late(L, t)) return 2;
   struct lcall *q = lquery_begin(t, p);
   q->answer = (uint8_t)answer;
   if (answer == ANSWER_DONE) {

@@ -37,9 +37,9 @@ static int line_call(lua_State *L) {
 static bool log_run(struct runtime *r) {
   struct list *node;
   bool did = false;
+  lua_State *L = r->host;
   while ((node = list_shift(&r->log)) != NULL) {
     struct log_line *line = CONTAINER(node, struct log_line, link);
-    lua_State *L = r->host;
     r->barred++;
     lua_pushcfunction(L, line_call);
     lua_pushlightuserdata(L, line);
@@ -85,8 +85,8 @@ static int deferred_call(lua_State *L) {
 static bool deferred_run(struct runtime *r) {
   struct list *node;
   bool did = false;
+  lua_State *L = r->host;
   while ((node = list_shift(&r->deferred)) != NULL) {
-    lua_State *L = r->host;
     lua_pushcfunction(L, deferred_call);
     lua_pushlightuserdata(L, CONTAINER(node, struct deferred, link));
     if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
@@ -100,11 +100,24 @@ static bool deferred_run(struct runtime *r) {
 
 static bool lines_run(struct drain *d) {
   struct runtime *r = CONTAINER(d, struct runtime, lines);
+  if (list_empty(&r->deferred) && list_empty(&r->log)) return false;
+  if (!lua_checkstack(r->host, LUA_MINSTACK)) return false; /* a host's stack, as it happens to be */
+  r->inside++;
   bool did = deferred_run(r);
-  return log_run(r) || did;
+  did = log_run(r) || did;
+  r->inside--;
+  return did;
 }
 
-/* Last of all finalizers of the state: it was the first object made. */
+void lruntime_flush(lua_State *L, struct runtime *r) {
+  lua_State *host = r->host;
+  r->host = L;
+  if (lua_checkstack(L, LUA_MINSTACK)) log_run(r);
+  r->host = host;
+}
+
+/* Last of all finalizers of the state: it was the first object made. A state that is closed from inside the loop (os.exit in a
+   task) leaves the loop, which is still on the C stack, to the end of the process. */
 static int runtime_gc(lua_State *L) {
   struct runtime *r = luaL_checkudata(L, 1, LRUNTIME_NAME);
   if (!r->loop) return 0;
@@ -116,7 +129,7 @@ static int runtime_gc(lua_State *L) {
   ltask_forget_all(r);
   drain_remove(r->loop, &r->tasks);
   drain_remove(r->loop, &r->lines);
-  loop_destroy(r->loop);
+  if (r->turning == 0 && r->inside == 0) loop_destroy(r->loop);
   r->loop = NULL;
   return 0;
 }
@@ -129,10 +142,9 @@ static struct runtime *runtime_make(lua_State *L) {
   list_init(&r->failures);
   list_init(&r->deferred);
   list_init(&r->log);
-  if (luaL_newmetatable(L, LRUNTIME_NAME)) {
-    lua_pushcfunction(L, runtime_gc);
-    lua_setfield(L, -2, "__gc");
-  }
+  luaL_newmetatable(L, LRUNTIME_NAME);
+  lua_pushcfunction(L, runtime_gc);
+  lua_setfield(L, -2, "__gc"); /* also where an earlier attempt ran out of memory here */
   lua_setmetatable(L, -2);
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   r->main = r->host = lua_tothread(L, -1);
@@ -160,7 +172,9 @@ struct runtime *lruntime_get(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
   struct runtime *r = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  return r ? r : runtime_make(L);
+  if (!r) return runtime_make(L);
+  if (!r->loop) luaL_error(L, "pool cannot be used any more: its Lua state is being closed");
+  return r;
 }
 
 void pool_use_loop(lua_State *L, struct ev_loop *loop) {

@@ -38,6 +38,8 @@ struct runtime {
   struct list deferred;   /* struct deferred */
   struct drain tasks, lines;
   int barred;             /* > 0: Lua code runs that must not wait (a log function, an event) */
+  int turning;            /* > 0: on the C stack is a loop that pool turns: it cannot be turned again */
+  int inside;             /* > 0: Lua code runs that a drain called */
   bool running;           /* inside pool.run */
   const char *home;       /* lruntime_home's, kept at hand */
   uint64_t serial;        /* of the last task */
@@ -59,6 +61,9 @@ static inline void *lruntime_branded(lua_State *L, int index, const void *brand,
 
 /* Hands a line to pool.log at the loop's next drain. From anywhere, in Lua or not; a line is dropped when memory is short. */
 void lruntime_log(struct runtime *, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Hands over the lines that wait for a drain, when none may come soon. */
+void lruntime_flush(lua_State *L, struct runtime *);
 
 /* Puts it in line to be run; harmless when it is already. Take it off with list_remove before its owner goes. */
 void lruntime_defer(struct runtime *, struct deferred *);

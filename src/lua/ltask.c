@@ -12,6 +12,10 @@
 ** its address) from spawn until it ended; a coroutine that raised or was cancelled is reset at once, since Lua does not run
 ** the <close> variables of a dead coroutine by itself; what a task still holds when it ends is dropped.
 **
+** Whatever can raise in the scheduler (memory, a value's __tostring) runs protected and ends a task rather than the loop; what
+** still escapes, when memory is short, is put right by tasks_recover. When the state is closed tasks do not run again, not even
+** their <close> variables: ltask_forget_all only withdraws what they wait for and frees what they hold.
+**
 ** The synchronous task stands for code outside any task: its waits turn the loop in place.
 */
 #include "ltask_internal.h"
@@ -70,7 +74,7 @@ struct task *ltask_enter(lua_State *L) {
   if (r->barred > 0) lerror_misuse(L, "a log function or an event's function cannot wait");
   if (!t) {
     if (loop_attached(r->loop)) lerror_misuse(L, "nothing runs the host's loop from here: a call that waits belongs in pool.spawn");
-    if (r->self->status == TASK_WAITING) lerror_misuse(L, "a call that waits is already under way outside the tasks");
+    if (r->turning > 0) lerror_misuse(L, "cannot wait here: the loop is running (in a finalizer?)");
     loop_update(r->loop);
     t = r->self;
   } else {
@@ -158,7 +162,9 @@ void task_run_until(lua_State *L, struct runtime *r, usec until, bool (*over)(vo
   struct task *current = r->current;
   r->host = L;
   r->current = NULL;
+  r->turning++;
   while (!over(user)) loop_turn(r->loop, until);
+  r->turning--;
   r->current = current;
   r->host = host;
 }
@@ -178,20 +184,20 @@ void task_report(struct task *t) {
   task_joined(t);
 }
 
-/* Keeps the text of the error value on top of L, in case nobody joins. */
-static void task_keep_report(lua_State *L, struct task *t) {
-  const char *text = luaL_tolstring(L, -1, NULL), *trace = "";
-  if (lua_istable(L, -2)) {
+/* Keeps the text of an error value, in case nobody joins. Protected. Stack: Task, error value. */
+static int task_keep_report(lua_State *L) {
+  struct task *t = lua_touserdata(L, 1);
+  const char *trace = "";
+  if (lua_istable(L, 2)) {
     lua_pushliteral(L, "traceback");
-    lua_rawget(L, -3);
+    lua_rawget(L, 2);
     if (lua_type(L, -1) == LUA_TSTRING) trace = lua_tostring(L, -1);
-  } else {
-    lua_pushnil(L);
   }
+  const char *text = luaL_tolstring(L, 2, NULL);
   size_t size = strlen(text) + strlen(trace) + 2;
   t->report = malloc(size);
   if (t->report) snprintf(t->report, size, "%s%s%s", text, trace[0] ? "\n" : "", trace);
-  lua_pop(L, 2);
+  return 0;
 }
 
 static void task_drop_holdings(struct task *t) {
@@ -223,74 +229,108 @@ static void task_end(lua_State *L, struct task *t, enum task_status status) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, t);
 }
 
-/* Appends to the error value on top of L where it was raised and where its task was spawned: a string grows, a table without a
-   field `traceback` gets one. The Task is at `index`. */
-static void task_trace(lua_State *L, int index, struct task *t) {
-  bool text = lua_type(L, -1) == LUA_TSTRING;
-  if (!text && !lua_istable(L, -1)) return;
-  if (!text) {
-    lua_pushliteral(L, "traceback");
-    bool has = lua_rawget(L, -2) != LUA_TNIL;
-    lua_pop(L, 1);
-    if (has) return;
-  }
-  luaL_traceback(L, t->co, text ? lua_tostring(L, -1) : NULL, 0);
-  if (lua_getiuservalue(L, index, TASK_SPAWNED) == LUA_TSTRING)
+/* Pushes where the Task at index 1 was spawned, as lines of a traceback: "" when that is not known. */
+static void task_push_spawned(lua_State *L, const struct task *t) {
+  lua_pushstring(L, t->lines[0] > 0 ? "\nspawned at:" : "");
+  for (int i = 0; i < TASK_FRAMES && t->lines[i] > 0; i++) {
+    lua_getiuservalue(L, 1, TASK_SPAWNED + i);
+    lua_pushfstring(L, "\n\t%s:%d", lua_tostring(L, -1), t->lines[i]);
+    lua_remove(L, -2);
     lua_concat(L, 2);
-  else
-    lua_pop(L, 1);
-  if (text) {
-    lua_replace(L, -2);
-  } else {
-    lua_pushliteral(L, "traceback");
-    lua_insert(L, -2);
-    lua_rawset(L, -3);
   }
 }
 
-/* The coroutine raised; its error value is on top of it. */
+/* Adds to an error value where it was raised and where its task was spawned: text grows, a table without a field `traceback`
+   gets one, nil, which would say that all went well, becomes text. Protected. Stack: Task, error value; returns the value. */
+static int task_trace(lua_State *L) {
+  struct task *t = lua_touserdata(L, 1);
+  if (lua_isnil(L, 2)) {
+    lua_pushliteral(L, "error(nil)");
+    lua_replace(L, 2);
+  }
+  bool text = lua_type(L, 2) == LUA_TSTRING;
+  if (!text && !lua_istable(L, 2)) return 1;
+  if (!text) {
+    lua_pushliteral(L, "traceback");
+    if (lua_rawget(L, 2) != LUA_TNIL) lua_settop(L, 2);
+    if (lua_gettop(L) == 2) return 1;
+  }
+  luaL_traceback(L, t->co, text ? lua_tostring(L, 2) : NULL, 0);
+  task_push_spawned(L, t);
+  lua_concat(L, 2);
+  if (text) return 1;
+  lua_pushliteral(L, "traceback");
+  lua_insert(L, -2);
+  lua_rawset(L, 2);
+  lua_settop(L, 2);
+  return 1;
+}
+
+/* Pushes the value on top of a coroutine, which keeps it. Needs no room there: a stack overflow may have left none. */
+static void task_copy_top(lua_State *L, lua_State *co) {
+  lua_xmove(co, L, 1);
+  lua_pushvalue(L, -1);
+  lua_xmove(L, co, 1);
+}
+
+/* Closes the coroutine: its <close> variables run. When one of them raised, its error is on top of the coroutine; the error that
+   ended the task, if one did, is on top of L. */
+static void task_close_variables(lua_State *L, struct task *t, bool failed) {
+  t->closing = true;
+  if (task_close_coroutine(t->co, L) == LUA_OK || lua_gettop(t->co) == 0) return;
+  task_copy_top(L, t->co);
+  if (!failed || !lua_rawequal(L, -1, -2)) {
+    const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(an error that is not text)";
+    lruntime_log(t->runtime, "error", "a __close function of a %s task failed: %s", failed ? "failed" : "cancelled", why);
+  }
+  lua_pop(L, 1);
+}
+
+/* The coroutine raised; its error value is on top of it, and stays there: its __close functions are given it. */
 static void task_fail(lua_State *L, struct task *t) {
   task_push(L, t);
-  lua_xmove(t->co, L, 1);
-  task_trace(L, lua_absindex(L, -2), t);
-  if (!t->joined && list_empty(&t->joiners)) task_keep_report(L, t);
-  lua_setiuservalue(L, -2, TASK_ERROR);
-  lua_pop(L, 1);
-  t->closing = true;
-  task_close_coroutine(t->co, L);
+  int task = lua_gettop(L);
+  lua_pushcfunction(L, task_trace);
+  lua_pushvalue(L, task);
+  task_copy_top(L, t->co);
+  if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    task_copy_top(L, t->co); /* untraced, then */
+  }
+  if (!t->joined && list_empty(&t->joiners)) {
+    lua_pushcfunction(L, task_keep_report);
+    lua_pushvalue(L, task);
+    lua_pushvalue(L, -3);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) lua_pop(L, 1);
+    if (!t->report) t->report = strdup("(an error that cannot be told as text)");
+  }
+  lua_setiuservalue(L, task, TASK_ERROR);
+  task_copy_top(L, t->co);
+  task_close_variables(L, t, true);
   task_end(L, t, TASK_FAILED);
 }
 
 /* Ends a task at its wait: its <close> variables run, then it is over. */
 static void task_close(lua_State *L, struct task *t) {
-  t->closing = true;
   task_push(L, t);
-  if (task_close_coroutine(t->co, L) != LUA_OK && lua_gettop(t->co) > 0) {
-    const char *why = lua_type(t->co, -1) == LUA_TSTRING ? lua_tostring(t->co, -1) : "(an error that is not text)";
-    lruntime_log(t->runtime, "error", "a __close function of a cancelled task failed: %s", why);
-  }
+  task_close_variables(L, t, false);
   lerror_fail(L, POOL_CANCELLED, "the task was cancelled");
   lua_setiuservalue(L, -3, TASK_ERROR);
   lua_pop(L, 2);
   task_end(L, t, TASK_CANCELLED);
 }
 
-/* Notes in the Task on top of L where its spawner is, as a traceback's lines: two or three frames, cheap enough for every spawn. */
-static void task_note_spawner(lua_State *L) {
+/* Notes in the Task on top of L where its spawner is: two frames, cheap enough for every spawn (a file's name is one string in Lua,
+   however many tasks are spawned there). */
+static void task_note_spawner(lua_State *L, struct task *t) {
   lua_Debug ar;
-  char text[256];
-  size_t n = 0;
-  for (int level = 0, frames = 0; frames < 3 && lua_getstack(L, level, &ar); level++) {
+  for (int level = 0, frames = 0; frames < TASK_FRAMES && lua_getstack(L, level, &ar); level++) {
     lua_getinfo(L, "Sl", &ar);
     if (ar.currentline <= 0) continue;
-    int wrote = snprintf(text + n, sizeof text - n, "%s\n\t%s:%d", frames == 0 ? "\nspawned at:" : "", ar.short_src, ar.currentline);
-    if (wrote < 0 || (size_t)wrote >= sizeof text - n) break;
-    n += (size_t)wrote;
-    frames++;
+    lua_pushstring(L, ar.short_src);
+    lua_setiuservalue(L, -2, TASK_SPAWNED + frames);
+    t->lines[frames++] = ar.currentline;
   }
-  if (n == 0) return;
-  lua_pushlstring(L, text, n);
-  lua_setiuservalue(L, -2, TASK_SPAWNED);
 }
 
 /* ---- running ---- */
@@ -311,8 +351,9 @@ static void task_resume(lua_State *L, struct task *t) {
     lua_pop(t->co, t->results);
     t->results = 0;
     if (t->status == TASK_RUNNING) {
-      lua_pushliteral(t->co, "coroutine.yield in a task, outside a coroutine of its own: a task waits with pool's calls "
-                             "(pool.sleep(0) yields)");
+      lua_pushliteral(L, "coroutine.yield in a task, outside a coroutine of its own: a task waits with pool's calls "
+                         "(pool.sleep(0) yields)");
+      lua_xmove(L, t->co, 1);
       task_fail(L, t);
     }
   } else if (status == LUA_OK) {
@@ -336,22 +377,33 @@ static int tasks_run_batch(lua_State *L) {
 
 /* Memory was short outside the task's own code: it is over all the same, without an error value. */
 static void tasks_recover(lua_State *L, struct runtime *r) {
-  lua_pop(L, 1);
-  list_remove(&r->mark);
   struct task *t = r->current;
+  list_remove(&r->mark);
+  if (t && !task_ended(t)) {
+    if (!t->closing) task_close_variables(L, t, false);
+    task_push(L, t);
+    lua_pushnil(L);
+    lua_setiuservalue(L, -2, TASK_ERROR);
+    lua_pop(L, 1);
+    task_end(L, t, t->cancelled ? TASK_CANCELLED : TASK_FAILED);
+  }
   r->current = NULL;
-  if (t && !task_ended(t) && t->status == TASK_RUNNING) task_end(L, t, TASK_FAILED);
 }
 
 static bool tasks_run(struct drain *d) {
   struct runtime *r = CONTAINER(d, struct runtime, tasks);
   lua_State *L = r->host;
-  if (list_empty(&r->ready)) return false;
+  if (list_empty(&r->ready) || !lua_checkstack(L, LUA_MINSTACK)) return false;
   loop_update(r->loop);
   list_append(&r->ready, &r->mark);
+  r->inside++;
   lua_pushcfunction(L, tasks_run_batch);
   lua_pushlightuserdata(L, r);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK) tasks_recover(L, r);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    tasks_recover(L, r);
+  }
+  r->inside--;
   return true;
 }
 
@@ -370,7 +422,7 @@ static struct task *task_make(lua_State *L, struct runtime *r) {
   struct task *t = lua_newuserdatauv(L, sizeof *t, TASK_VALUES);
   memset(t, 0, offsetof(struct task, scratch));
   t->runtime = r;
-  t->deadline = NEVER;
+  t->deadline = t->inherited = NEVER;
   t->timer.fire = task_expire;
   list_init(&t->link);
   list_init(&t->all);
@@ -391,7 +443,7 @@ struct task *ltask_spawn(lua_State *L, int nargs, void (*finished)(struct task *
   struct task *t = task_make(L, r);
   lua_State *co = lua_newthread(L);
   lua_setiuservalue(L, -2, TASK_THREAD);
-  task_note_spawner(L);
+  task_note_spawner(L, t);
   if (!lua_checkstack(co, nargs + LUA_MINSTACK)) luaL_error(L, "pool.spawn: too many arguments");
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, t);
@@ -401,7 +453,7 @@ struct task *ltask_spawn(lua_State *L, int nargs, void (*finished)(struct task *
   t->results = nargs;
   t->finished = finished;
   t->user = user;
-  t->deadline = deadline;
+  t->deadline = t->inherited = deadline;
   t->id = ++r->serial;
   list_append(&r->all, &t->all);
   list_append(&r->ready, &t->link);
@@ -417,14 +469,19 @@ void ltask_cancel(struct task *t) {
   task_make_ready(t);
 }
 
-/* The state is being closed: nothing will run again; events must not touch the tasks. */
+static void task_forget(struct task *t) {
+  if (t->status == TASK_WAITING) task_withdraw(t);
+  timer_stop(t->runtime->loop, &t->timer);
+  task_drop_holdings(t);
+}
+
+/* The state is being closed: nothing will run again. What memory a task has outside Lua goes, and events must not touch it. The
+   objects that tasks wait for have been finalised, but are still there. */
 void ltask_forget_all(struct runtime *r) {
   struct list *node;
-  while ((node = list_shift(&r->all)) != NULL) {
-    struct task *t = CONTAINER(node, struct task, all);
-    timer_stop(r->loop, &t->timer);
-  }
-  if (r->self) timer_stop(r->loop, &r->self->timer);
+  LIST_EACH(each, &r->all) task_forget(CONTAINER(each, struct task, all));
+  while ((node = list_shift(&r->all)) != NULL) continue;
+  if (r->self) task_forget(r->self);
   list_init(&r->ready);
   list_init(&r->failures);
 }

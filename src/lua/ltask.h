@@ -21,7 +21,7 @@ struct task;
 struct runtime;
 
 #define LTASK_NAME "pool.Task"
-#define LTASK_SCRATCH 384 /* bytes for the operation under way */
+#define LTASK_SCRATCH 328 /* bytes for the operation under way */
 
 /* Withdraws what the task waits for: after it returns, nothing will wake the task for that. Not in Lua: must not raise. */
 typedef void (*ltask_abort_fn)(struct task *);

@@ -1,12 +1,12 @@
 /*
 ** ltask_api: tasks as Lua sees them: run, spawn, all, sleep, deadlines, and the methods of a Task.
 **
-** Ownership: a group (pool.all) is shared by its parent and its children and freed by whoever leaves it last, since the parent
-** may be cancelled while its children still end. A failure that nobody joined is logged when its Task is collected, or at
-** the end of pool.run, whichever comes first.
+** Ownership: a group (pool.all) is a userdata on its parent's stack; its children know it only while the parent waits for
+** them: a parent that leaves first (cancelled, or out of time) makes them forget it. A failure that nobody joined is logged
+** when its Task is collected, or at the end of pool.run, whichever comes first.
 */
 #include <math.h>
-#include <stdlib.h>
+#include <string.h>
 
 #include "lerror.h"
 #include "ljson.h"
@@ -39,21 +39,30 @@ static int task_gc(lua_State *L) {
 
 /* ---- joining ---- */
 
+/* Pushes nil and the error of the failed task at the index. One that memory was too short to keep has left none. */
+static void task_push_failure(lua_State *L, int index) {
+  lua_pushnil(L);
+  if (lua_getiuservalue(L, index < 0 ? index - 1 : index, TASK_ERROR) != LUA_TNIL) return;
+  lua_pop(L, 1);
+  lua_pushliteral(L, "not enough memory");
+}
+
+/* Pushes one of the results of a task that is done; they stay on its coroutine for whoever joins next. */
+static void task_push_result(lua_State *L, struct task *t, int number) {
+  if (!lua_checkstack(t->co, 1)) luaL_error(L, "not enough memory");
+  lua_pushvalue(t->co, number - t->results - 1);
+  lua_xmove(t->co, L, 1);
+}
+
 /* Pushes what the ended task at stack index 1 gives: its results, or nil and its error. */
 static int task_give(lua_State *L, int index, struct task *t) {
   task_joined(t);
   if (t->status != TASK_DONE) {
-    lua_pushnil(L);
-    lua_getiuservalue(L, index, TASK_ERROR);
+    task_push_failure(L, index);
     return 2;
   }
   luaL_checkstack(L, t->results + 1, "too many results");
-  if (!lua_checkstack(t->co, t->results + 1)) luaL_error(L, "too many results");
-  int base = lua_gettop(t->co) - t->results;
-  for (int i = 1; i <= t->results; i++) {
-    lua_pushvalue(t->co, base + i);
-    lua_xmove(t->co, L, 1);
-  }
+  for (int i = 1; i <= t->results; i++) task_push_result(L, t, i);
   return t->results;
 }
 
@@ -97,9 +106,9 @@ static int task_index(lua_State *L) {
   struct task *t = task_check(L, 1);
   const char *key = luaL_checkstring(L, 2);
   if (lua_getfield(L, lua_upvalueindex(1), key) != LUA_TNIL) return 1;
-  if (key[0] == 's')
+  if (strcmp(key, "status") == 0)
     lua_pushstring(L, task_status_name(t));
-  else if (key[0] == 'i' && key[1] == 'd' && key[2] == '\0')
+  else if (strcmp(key, "id") == 0)
     lua_pushinteger(L, (lua_Integer)t->id);
   else
     return lerror_misuse(L, "a Task has no '%s' (join, cancel, status, id)", key);
@@ -127,8 +136,11 @@ static int api_spawn(lua_State *L) {
 static bool run_root_over(void *user) { return task_ended(user); }
 static bool run_all_over(void *user) { return list_empty(&((struct runtime *)user)->all); }
 
-static void run_cancel_all(struct runtime *r) {
+/* Those too that a __close function spawned meanwhile. */
+static bool run_all_cancelled(void *user) {
+  struct runtime *r = user;
   LIST_EACH(node, &r->all) ltask_cancel(CONTAINER(node, struct task, all));
+  return list_empty(&r->all);
 }
 
 static void run_report_failures(struct runtime *r) {
@@ -141,8 +153,7 @@ static int run_body(lua_State *L) {
   struct task *root = task_check(L, 1);
   task_run_until(L, r, NEVER, run_root_over, root);
   task_joined(root);
-  if (root->status != TASK_DONE) run_cancel_all(r);
-  task_run_until(L, r, NEVER, run_all_over, r);
+  task_run_until(L, r, NEVER, root->status == TASK_DONE ? run_all_over : run_all_cancelled, r);
   return 0;
 }
 
@@ -150,6 +161,7 @@ static int api_run(lua_State *L) {
   struct runtime *r = lruntime_get(L);
   function_check(L, "pool.run");
   if (r->running || r->current) return lerror_misuse(L, "pool.run inside pool.run: use pool.spawn, or just call the function");
+  if (r->turning > 0 || r->barred > 0) return lerror_misuse(L, "pool.run: not from a log function, an event's function or a finalizer");
   if (loop_attached(r->loop)) return lerror_misuse(L, "pool.run: the host runs the loop; use pool.spawn");
   struct task *root = ltask_spawn(L, lua_gettop(L) - 1, NULL, NULL, r->self->deadline);
   r->running = true;
@@ -158,6 +170,7 @@ static int api_run(lua_State *L) {
   int status = lua_pcall(L, 1, 0, 0);
   r->running = false;
   run_report_failures(r);
+  lruntime_flush(L, r);
   if (status != LUA_OK) return lua_error(L);
   int n = task_give(L, 1, root);
   return root->status == TASK_DONE ? n : lua_error(L);
@@ -171,11 +184,13 @@ static int sleep_k(lua_State *L, int status, lua_KContext context) {
   (void)status;
   struct task *t = (struct task *)context;
   if (ltask_interrupted(t) != POOL_OK && ltask_deadline(t) <= loop_now(t->runtime->loop)) return task_deadline_error(L, "sleeping");
-  return 0;
+  lua_pushboolean(L, true);
+  return 1;
 }
 
 static bool sleep_turned(void *user) { return (*(int *)user)++ > 0; }
 
+/* pool.sleep(seconds) -> true | nil, err */
 static int api_sleep(lua_State *L) {
   usec duration = lruntime_check_seconds(L, 1, "pool.sleep");
   struct task *t = ltask_enter(L);
@@ -184,35 +199,56 @@ static int api_sleep(lua_State *L) {
   if (!t->co) {
     int turns = 0;
     task_run_until(L, t->runtime, loop_now(loop), sleep_turned, &turns);
-    return 0;
+    lua_pushboolean(L, true);
+    return 1;
   }
   ltask_wake(t);
   t->immediate = UINT8_MAX - 1; /* however short, everybody else goes first */
   return ltask_wait(L, t, sleep_abort, sleep_k);
 }
 
+/* One pool.deadline under way. Not a stack's frame: a coroutine inside the task may leave it before the ones around it, later than
+   they, or never. Keeps its Task. */
 struct deadline {
-  struct task *task;
-  usec before;
+  struct deadline *outer;
+  struct task *task; /* NULL once over */
+  usec at;
 };
 
 /* core.deadline(seconds) -> something to close */
 static int api_deadline(lua_State *L) {
   usec duration = lruntime_check_seconds(L, 1, "pool.deadline");
   struct task *t = ltask_current(L);
-  struct deadline *d = lua_newuserdatauv(L, sizeof *d, 0);
-  d->task = t;
-  d->before = t->deadline;
+  struct deadline *d = lua_newuserdatauv(L, sizeof *d, 1);
+  d->task = NULL;
   luaL_setmetatable(L, "pool.Deadline");
-  usec at = lruntime_after(loop_update(t->runtime->loop), duration);
-  if (at < t->deadline) t->deadline = at;
+  if (t->co) {
+    task_push(L, t);
+    lua_setiuservalue(L, -2, 1);
+  }
+  d->at = lruntime_after(loop_update(t->runtime->loop), duration);
+  d->task = t;
+  d->outer = t->deadlines;
+  t->deadlines = d;
+  if (d->at < t->deadline) t->deadline = d->at;
   return 1;
 }
 
+/* __close, and __gc for a coroutine that was abandoned inside. */
 static int deadline_close(lua_State *L) {
   struct deadline *d = luaL_checkudata(L, 1, "pool.Deadline");
-  if (d->task) d->task->deadline = d->before;
+  struct task *t = d->task;
+  if (!t) return 0;
   d->task = NULL;
+  t->deadline = t->inherited;
+  for (struct deadline **at = &t->deadlines; *at;) {
+    if (*at == d) {
+      *at = d->outer;
+      continue;
+    }
+    if ((*at)->at < t->deadline) t->deadline = (*at)->at;
+    at = &(*at)->outer;
+  }
   return 0;
 }
 
@@ -233,9 +269,8 @@ static int api_task_key(lua_State *L) {
 /* ---- all ---- */
 
 struct group {
-  int references;         /* the parent's and each running child's */
   int remaining, failed;  /* failed: which child failed first, from 1; 0 none */
-  struct task *parent;    /* NULL once it left */
+  struct task *parent;
   int count;
   struct member {
     struct group *group;
@@ -243,10 +278,6 @@ struct group {
     int number;
   } members[];
 };
-
-static void group_leave(struct group *g) {
-  if (--g->references == 0) free(g);
-}
 
 static void group_cancel(struct group *g) {
   for (int i = 0; i < g->count; i++)
@@ -261,15 +292,18 @@ static void group_child_ended(struct task *t, void *user) {
   g->remaining--;
   bool first = ltask_failed(t) && g->failed == 0;
   if (first) g->failed = m->number;
-  if (g->parent && (first || g->remaining == 0)) ltask_wake(g->parent);
-  group_leave(g);
+  if (first || g->remaining == 0) ltask_wake(g->parent);
 }
 
 static void all_abort(struct task *t) {
   struct group *g = *(struct group **)ltask_scratch(t);
-  g->parent = NULL;
+  for (int i = 0; i < g->count; i++) {
+    struct task *child = g->members[i].task;
+    if (!child) continue;
+    child->finished = NULL;
+    task_joined(child);
+  }
   group_cancel(g);
-  group_leave(g);
 }
 
 static int all_results(lua_State *L, struct group *g) {
@@ -277,19 +311,17 @@ static int all_results(lua_State *L, struct group *g) {
   for (int i = 1; i <= g->count; i++) {
     lua_rawgeti(L, 2, i);
     struct task *t = task_check(L, -1);
-    if (t->results > 0 && lua_checkstack(t->co, 1) && !lua_isnil(t->co, -t->results)) {
-      lua_pushvalue(t->co, -t->results);
-      lua_xmove(t->co, L, 1);
-    } else {
+    if (t->results > 0 && !lua_isnil(t->co, -t->results))
+      task_push_result(L, t, 1);
+    else
       ljson_push_null(L);
-    }
     lua_rawseti(L, -3, i);
     lua_pop(L, 1);
   }
   return 1;
 }
 
-/* Stack: the functions, the Tasks. */
+/* Stack: the functions, the Tasks, the group. */
 static int all_k(lua_State *L, int status, lua_KContext context) {
   (void)status;
   struct task *me = (struct task *)context;
@@ -300,18 +332,10 @@ static int all_k(lua_State *L, int status, lua_KContext context) {
     ltask_again(me);
     return ltask_wait(L, me, all_abort, all_k);
   }
-  int failed = g->failed;
-  if (failed) {
-    group_leave(g);
-    lua_pushnil(L);
-    lua_rawgeti(L, 2, failed);
-    lua_getiuservalue(L, -1, TASK_ERROR);
-    lua_remove(L, -2);
-    return 2;
-  }
-  int n = all_results(L, g);
-  group_leave(g);
-  return n;
+  if (g->failed == 0) return all_results(L, g);
+  lua_rawgeti(L, 2, g->failed);
+  task_push_failure(L, -1);
+  return 2;
 }
 
 static int group_spawn(lua_State *L) {
@@ -322,7 +346,6 @@ static int group_spawn(lua_State *L) {
     m->group = g;
     m->number = i;
     m->task = ltask_spawn(L, 0, group_child_ended, m, g->parent->deadline);
-    g->references++;
     g->remaining++;
     lua_rawseti(L, 2, i);
   }
@@ -345,9 +368,9 @@ static int api_all(lua_State *L) {
   lua_createtable(L, n, 0);
   if (n == 0) return 1;
   struct task *me = ltask_enter(L);
-  struct group *g = calloc(1, sizeof *g + (size_t)n * sizeof g->members[0]);
-  if (!g) return luaL_error(L, "not enough memory");
-  g->references = 1;
+  size_t size = sizeof(struct group) + (size_t)n * sizeof(struct member);
+  struct group *g = lua_newuserdatauv(L, size, 0);
+  memset(g, 0, size);
   g->count = n;
   g->parent = me;
   *(struct group **)ltask_scratch(me) = g;
@@ -368,6 +391,8 @@ static void meta_close_with(lua_State *L, const char *name, lua_CFunction close)
   luaL_newmetatable(L, name);
   lua_pushcfunction(L, close);
   lua_setfield(L, -2, "__close");
+  lua_pushcfunction(L, close);
+  lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
 }
 
