@@ -42,104 +42,112 @@ end
 
 -- ---- the tasks application, the same file on both -----------------------------------------------------------------------------
 
+local function post_task(t, text) return http.ask(t.url, { method = "POST", body = text }) end
+
+-- `t`: server and url, there once the specs run.
+local function tasks_work(t)
+  it("has no tasks at first", function()
+    local answer = http.ask(t.url)
+    assert.same({ 200, "[]", "application/json" }, { answer.status, answer.body, answer.headers["content-type"] })
+  end)
+
+  it("creates, shows, lists, changes and deletes", function()
+    local made = post_task(t, '{"title": "buy mílk"}')
+    assert.equal(201, made.status)
+    local id = made.body:match '^{"id":(%d+),"title":"buy mílk","done":false}$'
+    assert.equal("/tasks/" .. id, made.headers.location)
+    local one = t.server.url .. made.headers.location
+    assert.equal(made.body, http.ask(one).body)
+    assert.equal("[" .. made.body .. "]", http.ask(t.url).body)
+    local changed = http.ask(one, { method = "PUT", body = '{"title": "buy milk", "done": true}' })
+    assert.same({ 200, ('{"id":%s,"title":"buy milk","done":true}'):format(id) }, { changed.status, changed.body })
+    assert.equal(changed.body, http.ask(one).body)
+    local gone = http.ask(one, { method = "DELETE" })
+    assert.same({ 204, "" }, { gone.status, gone.body })
+    problem(http.ask(one), 404, "there is no task " .. id)
+  end)
+
+  it("answers HEAD as GET without the body", function()
+    local get, head = http.ask(t.url), http.ask(t.url, { method = "HEAD" })
+    assert.same({ 200, "", get.headers["content-length"] }, { head.status, head.body, head.headers["content-length"] })
+  end)
+
+  it("is healthy", function()
+    local answer = health(t.server)
+    assert.same({ "healthy", "connected" }, { answer.status, answer.database })
+    local line = "^Pool size: 2  Connections in pool: %d Current Overflow: %d Current Checked out connections: 0$"
+    assert.matches(line, answer.pool_status)
+    assert.same({ 2, 3 }, { answer.pool.size, answer.pool.max_overflow })
+  end)
+
+  it("takes twenty new tasks at once, each exactly once", function()
+    local output = process.run([[seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%{http_code}\n' --noproxy '*' \
+      --data '{"title": "task N"}' ]] .. t.url)
+    assert.equal(("201\n"):rep(20), output)
+    local seen = {}
+    for _, task in ipairs(decoded(http.ask(t.url))) do
+      assert.is_nil(seen[task.title])
+      seen[task.title] = true
+      assert.equal(204, http.ask(t.url .. "/" .. task.id, { method = "DELETE" }).status)
+    end
+    for i = 1, 20 do assert.is_true(seen["task " .. i]) end
+  end)
+end
+
+local function tasks_refuse(t)
+  it("says what is wrong with a task that it refuses", function()
+    problem(post_task(t, '{"title": "x"'), 400, "not JSON")
+    problem(post_task(t, ""), 400, "not JSON")
+    problem(post_task(t, "5"), 400, "an object")
+    problem(post_task(t, "null"), 400, "an object")
+    problem(post_task(t, "{}"), 400, "title is missing")
+    problem(post_task(t, '{"title": 5}'), 400, "title must be text")
+    problem(post_task(t, '{"title": null}'), 400, "title must be text")
+    problem(post_task(t, '{"title": ""}'), 400, "not be empty")
+    problem(post_task(t, '{"title": "a\\u0000b"}'), 400, "NUL")
+    problem(post_task(t, '{"title": "x", "done": 1}'), 400, "done must be true or false")
+    problem(http.ask(t.url .. "/1", { method = "PUT", body = "[]" }), 400, "title is missing")
+    assert.equal("[]", http.ask(t.url).body)
+  end)
+
+  it("answers 404 for what is no task", function()
+    for _, id in ipairs { "7777", "x", "-1", "1.5", "0x1", "9223372036854775807", "99999999999999999999" } do
+      problem(http.ask(t.url .. "/" .. id), 404, "there is no task")
+      problem(http.ask(t.url .. "/" .. id, { method = "DELETE" }), 404)
+      problem(http.ask(t.url .. "/" .. id, { method = "PUT", body = '{"title": "x"}' }), 404)
+    end
+  end)
+
+  it("answers 404 for a route that is not there, 405 for a method", function()
+    problem(http.ask(t.server.url .. "/task"), 404)
+    problem(http.ask(t.server.url .. "/tasks/1/2"), 404)
+    local refused = http.ask(t.url, { method = "DELETE" })
+    problem(refused, 405)
+    assert.equal("GET, HEAD, OPTIONS, POST", refused.headers.allow)
+    assert.equal("DELETE, GET, HEAD, OPTIONS, PUT", http.ask(t.url .. "/1", { method = "OPTIONS" }).headers.allow)
+  end)
+end
+
 local function tasks_application(name, prepare)
   describe("the tasks application on " .. name, function()
-    local server, finish, url
+    local t, finish = {}, nil
     setup(function()
       local database_url
       database_url, finish = prepare()
-      server = serve(TASKS, database_url, "--size", "2", "--max-overflow", "3")
-      url = server.url .. "/tasks"
+      t.server = serve(TASKS, database_url, "--size", "2", "--max-overflow", "3")
+      t.url = t.server.url .. "/tasks"
     end)
     teardown(function()
-      server:signal "TERM"
-      assert.equal(0, server:wait())
-      assert.equal("", server:stdout():gsub("^[^\n]*\n", ""))
-      server:close()
+      t.server:signal "TERM"
+      assert.equal(0, t.server:wait())
+      assert.equal("", t.server:stdout():gsub("^[^\n]*\n", ""))
+      t.server:close()
       finish()
     end)
-    after_each(function() none_leased(server) end)
+    after_each(function() none_leased(t.server) end)
 
-    local function post(text) return http.ask(url, { method = "POST", body = text }) end
-
-    it("has no tasks at first", function()
-      local answer = http.ask(url)
-      assert.same({ 200, "[]", "application/json" }, { answer.status, answer.body, answer.headers["content-type"] })
-    end)
-
-    it("creates, shows, lists, changes and deletes", function()
-      local made = post '{"title": "buy mílk"}'
-      assert.equal(201, made.status)
-      local id = made.body:match '^{"id":(%d+),"title":"buy mílk","done":false}$'
-      assert.equal("/tasks/" .. id, made.headers.location)
-      local one = server.url .. made.headers.location
-      assert.equal(made.body, http.ask(one).body)
-      assert.equal("[" .. made.body .. "]", http.ask(url).body)
-      local changed = http.ask(one, { method = "PUT", body = '{"title": "buy milk", "done": true}' })
-      assert.same({ 200, ('{"id":%s,"title":"buy milk","done":true}'):format(id) }, { changed.status, changed.body })
-      assert.equal(changed.body, http.ask(one).body)
-      local gone = http.ask(one, { method = "DELETE" })
-      assert.same({ 204, "" }, { gone.status, gone.body })
-      problem(http.ask(one), 404, "there is no task " .. id)
-    end)
-
-    it("says what is wrong with a task that it refuses", function()
-      problem(post '{"title": "x"', 400, "not JSON")
-      problem(post "", 400, "not JSON")
-      problem(post "5", 400, "an object")
-      problem(post "null", 400, "an object")
-      problem(post "{}", 400, "title is missing")
-      problem(post '{"title": 5}', 400, "title must be text")
-      problem(post '{"title": null}', 400, "title must be text")
-      problem(post '{"title": ""}', 400, "not be empty")
-      problem(post '{"title": "a\\u0000b"}', 400, "NUL")
-      problem(post '{"title": "x", "done": 1}', 400, "done must be true or false")
-      problem(http.ask(url .. "/1", { method = "PUT", body = "[]" }), 400, "title is missing")
-      assert.equal("[]", http.ask(url).body)
-    end)
-
-    it("answers 404 for what is no task", function()
-      for _, id in ipairs { "7777", "x", "-1", "1.5", "0x1", "9223372036854775807", "99999999999999999999" } do
-        problem(http.ask(url .. "/" .. id), 404, "there is no task")
-        problem(http.ask(url .. "/" .. id, { method = "DELETE" }), 404)
-        problem(http.ask(url .. "/" .. id, { method = "PUT", body = '{"title": "x"}' }), 404)
-      end
-    end)
-
-    it("answers 404 for a route that is not there, 405 for a method", function()
-      problem(http.ask(server.url .. "/task"), 404)
-      problem(http.ask(server.url .. "/tasks/1/2"), 404)
-      local refused = http.ask(url, { method = "DELETE" })
-      problem(refused, 405)
-      assert.equal("GET, HEAD, OPTIONS, POST", refused.headers.allow)
-      assert.equal("DELETE, GET, HEAD, OPTIONS, PUT", http.ask(url .. "/1", { method = "OPTIONS" }).headers.allow)
-    end)
-
-    it("answers HEAD as GET without the body", function()
-      local get, head = http.ask(url), http.ask(url, { method = "HEAD" })
-      assert.same({ 200, "", get.headers["content-length"] }, { head.status, head.body, head.headers["content-length"] })
-    end)
-
-    it("is healthy", function()
-      local answer = health(server)
-      assert.same({ "healthy", "connected" }, { answer.status, answer.database })
-      local line = "^Pool size: 2  Connections in pool: %d Current Overflow: %d Current Checked out connections: 0$"
-      assert.matches(line, answer.pool_status)
-      assert.same({ 2, 3 }, { answer.pool.size, answer.pool.max_overflow })
-    end)
-
-    it("takes twenty new tasks at once, each exactly once", function()
-      local output = process.run([[seq 20 | xargs -P 20 -I N curl -s -o /dev/null -w '%{http_code}\n' --noproxy '*' \
-        --data '{"title": "task N"}' ]] .. url)
-      assert.equal(("201\n"):rep(20), output)
-      local seen = {}
-      for _, task in ipairs(decoded(http.ask(url))) do
-        assert.is_nil(seen[task.title])
-        seen[task.title] = true
-        assert.equal(204, http.ask(url .. "/" .. task.id, { method = "DELETE" }).status)
-      end
-      for i = 1, 20 do assert.is_true(seen["task " .. i]) end
-    end)
+    tasks_work(t)
+    tasks_refuse(t)
   end)
 end
 
