@@ -110,7 +110,8 @@ static enum pool_err kind_of_cancel(const struct db_conn *conn, const struct poo
 /* 42P18 is what one parameter too many comes to; the server says nothing about why. */
 static void hint_add(struct pool_error *error) {
   if (strcmp(error->sqlstate, "42P18") != 0 || error->hint[0]) return;
-  text_copy(error->hint, sizeof error->hint, "the statement does not use that parameter, or nothing in it says its type: a cast does, $1::text");
+  text_copy(error->hint, sizeof error->hint,
+            "the statement does not use that parameter, or nothing in it says its type: a cast does, $1::text");
 }
 
 void error_of_result(struct db_conn *conn, const PGresult *result, struct pool_error *error) {

@@ -6,7 +6,8 @@
 ** is freed on the caller's thread, a statement on the worker's.
 **
 ** A declared BOOLEAN holding 0 or 1 is a boolean, a declared JSON holding a JSON text is json, a declared real holding an integer
-** a real; anything else in such a column is what SQLite stored. SQLite gives both NUMERIC affinity: the JSON text `1` is stored, and comes back, as an integer.
+** is a real; anything else in such a column is what SQLite stored. SQLite gives the first two NUMERIC affinity: the JSON text `1`
+** is stored, and comes back, as an integer.
 */
 #include "sqlite.h"
 
