@@ -6,7 +6,7 @@ local same, encode, decode = values.same, pool.json.encode, pool.json.decode
 -- What decode says against it.
 local function malformed(text)
   local value, err = decode(text)
-  assert.is_nil(value)
+  if value ~= nil then error("it was decoded", 2) end -- not shown: some are huge
   assert.equal("json", err.kind)
   return err.message
 end

@@ -43,6 +43,19 @@ describe("the text of a statement", function()
     end
   end)
 
+  it("that is COPY is refused, however it is sent, and the connection goes on", function()
+    for _, sql in ipairs { "copy (select generate_series(1, 100000)) to stdout", "copy pg_class from stdin" } do
+      assert.equal("0A000", (refused(sql)))
+      same(1, one(db, "select 1"))
+      local done, err = db:exec(sql)
+      assert.is_nil(done)
+      assert.equal("0A000", err.sqlstate)
+      same(1, one(db, "select 1"))
+      assert.is_false((pcall(function() return db:rows(sql)() end)))
+      same(1, one(db, "select 1"))
+    end
+  end)
+
   it("may be a megabyte long, and end in a semicolon", function()
     local long = ("x"):rep(1 << 20)
     assert.is_true(one(db, "select '" .. long .. "'") == long)
