@@ -91,27 +91,35 @@ function section.lease()
   beside("table", "table.remove + insert")
 end
 
+-- Sides that give { rate, cpu }, in turn: { rate = what measure.in_turn gives, cpu = the same }.
+local function side_by_side(order, sides)
+  local cpu, rates = {}, {}
+  for _, name in ipairs(order) do
+    local kept = {}
+    rates[name] = function()
+      local took = sides[name]()
+      kept[#kept + 1] = took.cpu
+      return took.rate
+    end
+    cpu[name] = function() return table.remove(kept, 1) end
+  end
+  return { rate = measure.in_turn(turns(), order, rates), cpu = measure.in_turn(turns(), order, cpu) }
+end
+
 function section.query()
   local count = scale(100000, 10000)
-  local last, cpu = {}, { ours = {}, pgbench = {} }
-  local function ours()
-    last.ours = measure.work(work "query", count)
-    table.insert(cpu.ours, last.ours.cpu / count * 1e6)
-    return count / last.ours.wall
-  end
-  local function rival()
-    last.pgbench = pgbench(count)
-    table.insert(cpu.pgbench, last.pgbench.cpu * 1e6)
-    return last.pgbench.rate
-  end
-  local taken = measure.in_turn(turns(), { "ours", "pgbench" }, { ours = ours, pgbench = rival })
-  add { what = "db:query by key, 10 connections, 64 tasks", ours = whole(taken.ours.median) .. "/s",
-    rival = whole(taken.pgbench.median) .. "/s pgbench prepared -c 10 -j 1", ratio = ratio_text(taken.ratio("ours", "pgbench")),
+  local taken = side_by_side({ "ours", "pgbench" }, {
+    ours = function()
+      local took = measure.work(work "query", count)
+      return { rate = count / took.wall, cpu = took.cpu / count }
+    end,
+    pgbench = function() return pgbench(count) end,
+  })
+  add { what = "db:query by key, 10 connections, 64 tasks", ours = whole(taken.rate.ours.median) .. "/s",
+    rival = whole(taken.rate.pgbench.median) .. "/s pgbench prepared -c 10 -j 1", ratio = ratio_text(taken.rate.ratio("ours", "pgbench")),
     goal = "0.80" }
-  local ratios = {}
-  for i = 1, turns() do ratios[i] = cpu.ours[i] / cpu.pgbench[i] end
-  add { what = "db:query: CPU of the client", ours = ("%.1f µs"):format(measure.spread(cpu.ours).median),
-    rival = ("%.1f µs pgbench"):format(measure.spread(cpu.pgbench).median), ratio = ratio_text(measure.spread(ratios)) }
+  add { what = "db:query: CPU of the client", ours = ("%.1f µs"):format(taken.cpu.ours.median * 1e6),
+    rival = ("%.1f µs pgbench"):format(taken.cpu.pgbench.median * 1e6), ratio = ratio_text(taken.cpu.ratio("ours", "pgbench")) }
   add_instructions("db:query", work "query", 1280, 6400)
 end
 
@@ -141,11 +149,14 @@ function section.rows()
   end
 end
 
-local function wrk(url)
+-- { rate, cpu (seconds of the server a request) }
+local function wrk(url, server)
+  local before = measure.cpu(server.pid)
   local output = run { "wrk", "-t", 1, "-c", 64, "-d", scale(4, 1) .. "s", url }
   local errors = output:match("Non%-2xx or 3xx responses: (%d+)")
   if errors then error(errors .. " answers were not 2xx: " .. url, 0) end
-  return tonumber(output:match("Requests/sec:%s+([%d.]+)"))
+  local requests = tonumber(output:match("(%d+) requests in"))
+  return { rate = tonumber(output:match("Requests/sec:%s+([%d.]+)")), cpu = (measure.cpu(server.pid) - before) / requests }
 end
 
 function section.serve()
@@ -156,15 +167,17 @@ function section.serve()
   local server <close> = process.start({ os.getenv("BENCH_BUILD") .. "/pool", "serve", HERE .. "app.lua", "--listen", "127.0.0.1:0" },
     { env = { DATABASE_URL = os.getenv("BENCH_URL") } })
   local url = server:wait_line("listening on (http://%S+)")
-  local taken = measure.in_turn(turns(), { "text", "row", "pgbench" }, {
-    text = function() return wrk(url .. "/text") end,
-    row = function() return wrk(url .. "/row/4711") end,
-    pgbench = function() return pgbench(scale(100000, 10000)).rate end,
+  local taken = side_by_side({ "text", "row", "pgbench" }, {
+    text = function() return wrk(url .. "/text", server) end,
+    row = function() return wrk(url .. "/row/4711", server) end,
+    pgbench = function() return pgbench(scale(100000, 10000)) end,
   })
-  local rival = whole(taken.pgbench.median) .. "/s pgbench"
   for _, row in ipairs { { "text", "GET of a text" }, { "row", "GET of one row by key" } } do
-    add { what = "pool serve: " .. row[2] .. ", wrk -c 64", ours = whole(taken[row[1]].median) .. "/s", rival = rival,
-      ratio = ratio_text(taken.ratio(row[1], "pgbench")) }
+    local name, what = row[1], "pool serve: " .. row[2]
+    add { what = what .. ", wrk -c 64", ours = whole(taken.rate[name].median) .. "/s",
+      rival = whole(taken.rate.pgbench.median) .. "/s pgbench", ratio = ratio_text(taken.rate.ratio(name, "pgbench")) }
+    add { what = what .. ": CPU of the server", ours = ("%.1f µs"):format(taken.cpu[name].median * 1e6),
+      rival = ("%.1f µs pgbench"):format(taken.cpu.pgbench.median * 1e6), ratio = ratio_text(taken.cpu.ratio(name, "pgbench")) }
   end
 end
 

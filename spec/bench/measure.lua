@@ -39,6 +39,15 @@ function measure.timed(command)
   return output, user + system
 end
 
+--- CPU seconds that a process has used, to the kernel's tick (a hundredth).
+function measure.cpu(pid)
+  local file = assert(io.open(("/proc/%d/stat"):format(pid)))
+  local fields = file:read("a"):match("^.*%)%s+(.*)$") -- behind the name, which may hold anything
+  file:close()
+  local user, system = fields:match("^" .. ("%S+%s+"):rep(11) .. "(%d+)%s+(%d+)")
+  return (user + system) / 100
+end
+
 local function instructions(words, count)
   local command = { "valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null" }
   table.move(words, 1, #words, #command + 1, command)
