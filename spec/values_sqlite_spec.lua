@@ -60,8 +60,8 @@ describe("a value from SQLite", function()
 
   it("of a declared real is a float, integral or not, from returning too", function()
     assert(db:exec "create table reals (r real, d double precision, f float)")
-    for _, sql in ipairs { "insert into reals values (3, 2.0, 1) returning *", "select * from reals" } do
-      local row = assert(db:query(sql))[1]
+    local given = assert(db:query("insert into reals values ($1, $2, $3) returning *", 3, 2.0, 1))[1]
+    for _, row in ipairs { given, assert(db:query "select * from reals")[1] } do
       same(3.0, row.r)
       same(2.0, row.d)
       same(1.0, row.f)
