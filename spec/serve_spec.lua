@@ -233,7 +233,8 @@ describe("pool serve with two connections and three more", function()
   end)
 
   local function all_right(n)
-    local answers = http.together(server.url .. "/double/%d", n)
+    local answers, complaints = http.together(server.url .. "/double/%d", n)
+    assert.equal("", complaints)
     for i = 1, n do assert.equal("200 " .. 2 * i, answers[i], "request " .. i) end
     none_leased(server)
     local now = health(server)

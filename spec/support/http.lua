@@ -58,18 +58,20 @@ function http.raw(port, bytes)
   return (process.run(("timeout %d bash -c %s %s"):format(SECONDS, quote(script), quote(bytes))))
 end
 
---- Requests all at once: GET of `url` for each number 1..n in place of `%d`. Their bodies by number, "status body".
+--- Requests all at once: GET of `url` for each number 1..n in place of `%d`. Their bodies by number, "status body"; and what curl has
+--- to complain of.
 ---@param url string
 ---@param n integer
----@return string[]
+---@return string[] answers, string complaints
 function http.together(url, n)
   local dir = process.run "mktemp -d":gsub("\n$", "")
   local EACH = 250 -- curl itself has at most 300 under way
-  local commands = {}
+  local command = "curl --silent --show-error --parallel --parallel-immediate --parallel-max 300 --max-time %d --noproxy '*' "
+    .. "--output %s/'#1' --write-out '%%{filename_effective} %%{http_code}\\n' %s >%s/status.%d 2>>%s/errors &"
+  local commands, at = {}, quote(dir)
   for first = 1, n, EACH do
-    commands[#commands + 1] = ("curl --silent --show-error --parallel --parallel-immediate --parallel-max 300 --max-time %d --noproxy '*' "
-      .. "--output %s/'#1' --write-out '%%{filename_effective} %%{http_code}\\n' %s >%s/status.%d 2>&1 &"):format(4 * SECONDS, quote(dir),
-      quote((url:gsub("%%d", ("[%d-%d]"):format(first, math.min(first + EACH - 1, n))))), quote(dir), first)
+    local range = ("[%d-%d]"):format(first, math.min(first + EACH - 1, n))
+    commands[#commands + 1] = command:format(4 * SECONDS, at, quote((url:gsub("%%d", range))), at, first, at)
   end
   process.run(table.concat(commands, "\n") .. "\nwait")
   local answers = {}
@@ -78,8 +80,9 @@ function http.together(url, n)
     answers[tonumber(number)] = status .. " " .. (file and file:read "a" or "")
     if file then file:close() end
   end
+  local complaints = process.run("grep -a -o 'curl: .*' " .. quote(dir) .. "/errors") -- the rest is its progress, silent or not
   process.run("rm -rf " .. quote(dir))
-  return answers
+  return answers, complaints
 end
 
 return http
