@@ -170,10 +170,13 @@ static void specify_line(struct world *w) {
     world_begin(w, 4);
     w->db.size_limit = 1;
     world_start(w);
-    engine_allow(w->engine, 3);
     for (int i = 0; i < MANY; i++) caller_query(&many[i], w, "select", SECOND);
     world_settle(w);
     CHECK(w->ends == MANY && w->db.most == 1);
+    engine_allow(w->engine, 3);
+    for (int i = 0; i < MANY; i++) caller_query(&many[i], w, "select", SECOND);
+    world_settle(w);
+    CHECK(w->ends == 2 * MANY && w->db.most == 1);
     world_end(w);
   }
   TEST("while the pool is paused nobody is served; when it resumes everybody is") {
@@ -284,6 +287,23 @@ static void specify_addresses(struct world *w) {
     CHECK_INT(w->db.live, 1);
     world_pass(w, 1);
     CHECK(w->db.live == 0 && w->db.next_addresses == 2);
+    world_end(w);
+  }
+  TEST("an address found meanwhile gets its share, too") {
+    world_begin(w, 1);
+    w->options.db.connect_timeout = 9 * SECOND;
+    w->db.addresses = 2;
+    w->db.answers[OP_OPEN].after = NEVER;
+    world_start(w);
+    caller_lease(&a, w, 8 * SECOND);
+    world_pass(w, 4 * SECOND);
+    w->db.addresses = 3;
+    world_pass(w, 500 * MS);
+    CHECK_INT(w->db.next_addresses, 1);
+    world_pass(w, 2250 * MS);
+    CHECK_INT(w->db.next_addresses, 2);
+    world_pass(w, 2250 * MS);
+    CHECK_INT(w->db.live, 0);
     world_end(w);
   }
   TEST("an address that refuses leaves its time to the others") {
