@@ -83,7 +83,7 @@ struct engine *engine_create(struct loop *loop, const struct engine_options *o, 
   if (!e->core || !engine_make_conns(e)) goto fail;
   int most = e->driver->size_limit(e->db);
   if (most < o->pool.size + o->pool.max_overflow) pool_allow(e->core, most, engine_now(e));
-  engine_settle(e);
+  if (o->pool.min_idle > 0) timer_start(loop, &e->tick, engine_now(e)); /* opened ahead, but not from in here */
   return e;
 fail:
   error_set(error, POOL_SETTINGS, "not enough memory for %d connections (size_limit)", o->pool.size_limit);

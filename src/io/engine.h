@@ -56,6 +56,7 @@ struct conn {
   uint64_t id;            /* of the connection: 1, 2 ... */
   uint64_t lease;         /* of the lease: never the same twice; 0 when not leased */
   usec leased_at;
+  usec idle_at;           /* since when it has been idle */
   struct call *call;      /* whose statement runs; NULL when its caller left */
   struct call *held;      /* waits until a cancelled statement is over */
   struct watch watch;
@@ -125,6 +126,6 @@ const struct db_settings *engine_db_settings(const struct engine *);
 struct loop *engine_loop(const struct engine *);
 void *engine_user(const struct engine *);
 struct list *engine_leases(struct engine *);               /* of struct conn by `leased`, oldest first */
-usec engine_last_alive(const struct engine *);             /* when a server last answered anything; 0 never */
+usec engine_last_alive(const struct engine *);             /* when a server last answered anything; 0: never, or a connection was lost since */
 
 #endif

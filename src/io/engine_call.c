@@ -3,8 +3,8 @@
 **
 ** A call is OUT before it begins and after it ended; IN_LINE while the core has its waiter; RUNNING while its statement is
 ** under way; HELD while the connection it is to run on still ends a cancelled statement. call_finish and call_fail end it, once.
-** A query whose connection turns out dead before anything was sent goes back in line with its old deadline: that costs it a
-** place, never an error.
+** Whoever is given a connection that turns out dead before anything was sent goes back in line with the old deadline: that costs
+** a place, never an error. So a connection that lay idle for a while is listened to once more before it is lent.
 */
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +82,7 @@ void call_refused(struct engine *e, struct waiter *w) {
 /* The lease of a query's connection ends with the query. */
 static void call_give_back(struct conn *c, enum outcome outcome) {
   conn_unlease(c);
-  if (outcome == OUTCOME_CLEAN) c->job = CONN_IDLE;
+  if (outcome == OUTCOME_CLEAN) conn_rest(c);
   pool_release(c->engine->core, c->slot, engine_now(c->engine), outcome);
 }
 
@@ -130,10 +130,16 @@ static void call_send(struct conn *c, struct call *call) {
 }
 
 void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
-  (void)e;
   struct conn *c = slot_conn(s);
   struct call *call = waiter_call(w);
+  bool dead = !conn_fresh(c);
   conn_lease(c);
+  if (dead) {
+    conn_declare_dead(c, &e->error);
+    call_give_back(c, OUTCOME_RETIRE);
+    call_enter_line(e, call, call->waiter.deadline);
+    return;
+  }
   c->borrower = call->borrower;
   if (call->kind == CALL_QUERY) {
     call_send(c, call);
@@ -190,10 +196,12 @@ void call_statement_over(struct conn *c, struct db_result *result, const struct 
   struct call *call = c->call;
   c->call = NULL;
   if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));
-  if (error)
-    call_fail(call, error);
-  else
+  if (!error)
     call_finish(call, result);
+  else if (call->kind == CALL_QUERY && error->kind == POOL_LOST && error->retryable)
+    call_enter_line(c->engine, call, call->waiter.deadline);
+  else
+    call_fail(call, error);
 }
 
 /* ---- leaving ---- */

@@ -96,10 +96,22 @@ void conn_open(struct conn *c) {
   conn_step(c);
 }
 
+void conn_rest(struct conn *c) {
+  c->job = CONN_IDLE;
+  c->idle_at = engine_now(c->engine);
+}
+
+bool conn_fresh(struct conn *c) {
+  struct engine *e = c->engine;
+  if (engine_now(e) - c->idle_at < FRESH_FOR) return true;
+  e->error.kind = POOL_OK;
+  return e->driver->idle(c->db, &e->error) != DB_FAILED;
+}
+
 static void conn_opened(struct conn *c) {
   struct engine *e = c->engine;
   conn_stop_timer(c);
-  c->job = CONN_IDLE;
+  conn_rest(c);
   conn_listen(c);
   pool_opened(e->core, c->slot, engine_now(e), NULL);
 }
@@ -123,6 +135,7 @@ static bool conn_setup_clean(const struct conn *c) {
 
 static void conn_setup_failed(struct conn *c, const struct pool_error *error) {
   struct engine *e = c->engine;
+  if (e->events.closed) e->events.closed(e->user, c, "failed");
   if (!error && c->why) {
     e->error = *c->why;
     error = &e->error;
@@ -297,6 +310,7 @@ void conn_declare_dead(struct conn *c, const struct pool_error *error) {
   watch_set(e->loop, &c->watch, c->watch.fd, 0);
   c->why = malloc(sizeof *c->why);
   if (c->why) *c->why = *error;
+  e->alive = 0;
   if (c->slot->state == SLOT_LEASED)
     pool_lost(e->core, c->slot, engine_now(e), error->disconnect);
   else if (error->disconnect)
@@ -348,9 +362,11 @@ static void conn_statement_failed(struct conn *c, struct pool_error *error) {
     conn_listen(c);
     conn_note_role(c, error);
   }
-  if (timed_out && (error->kind == POOL_CANCELLED || error->kind == POOL_DEADLINE))
+  if (timed_out && (error->kind == POOL_CANCELLED || error->kind == POOL_DEADLINE)) {
     error_set(error, POOL_DEADLINE, "the statement ran into statement_timeout (%.3g s) and was cancelled",
               (double)e->db_settings.statement_timeout / USEC_PER_SECOND);
+    text_copy(error->sqlstate, sizeof error->sqlstate, "57014");
+  }
   if (stopping)
     call_resume_held(c);
   else
@@ -368,13 +384,13 @@ static bool conn_done(struct conn *c) {
     case CONN_RUNNING:
     case CONN_STOPPING: return conn_statement_done(c);
     case CONN_CHECKING:
-      c->job = CONN_IDLE;
+      conn_rest(c);
       conn_listen(c);
       pool_checked(e->core, c->slot, now, true);
       return false;
     case CONN_RESETTING:
       conn_stop_timer(c);
-      c->job = CONN_IDLE;
+      conn_rest(c);
       conn_listen(c);
       pool_reset_done(e->core, c->slot, now, true);
       return false;
@@ -397,6 +413,7 @@ static bool conn_failed(struct conn *c, struct pool_error *error) {
     case CONN_CHECKING:
       c->job = CONN_IDLE;
       c->dead = true;
+      e->alive = 0;
       pool_checked(e->core, c->slot, now, false);
       return false;
     case CONN_RESETTING:
@@ -448,6 +465,7 @@ static void conn_overhear(struct conn *c) {
   if (e->driver->idle(c->db, &e->error) != DB_FAILED) return;
   if (c->job == CONN_IDLE) {
     c->dead = true;
+    e->alive = 0;
     watch_set(e->loop, &c->watch, c->watch.fd, 0);
     pool_lost(e->core, c->slot, engine_now(e), e->error.disconnect);
   } else {

@@ -8,6 +8,7 @@
 #include "engine.h"
 
 #define CLOSE_TIMEOUT USEC_PER_SECOND     /* a goodbye the server does not answer */
+#define FRESH_FOR (USEC_PER_SECOND / 1000) /* idle for less needs no second look: somebody has just read from it */
 #define STOP_TIMEOUT (5 * USEC_PER_SECOND) /* a cancel or reset that does not come to an end: the connection is given up */
 
 struct engine {
@@ -49,6 +50,8 @@ void conn_stop(struct conn *);               /* its statement is nobody's any mo
 void conn_lease(struct conn *);              /* a lease begins */
 void conn_unlease(struct conn *);            /* a lease ends: off the list, the watch as an idle one's */
 void conn_discard(struct conn *);            /* frees the driver's side at once */
+void conn_rest(struct conn *);               /* IDLE from now on */
+bool conn_fresh(struct conn *);              /* idle, and not found dead by another look; false: engine->error says why */
 void conn_declare_dead(struct conn *, const struct pool_error *);
 void conn_cut(struct conn *);                /* the pool is draining: an open, set-up, check or reset is given up */
 
