@@ -59,8 +59,8 @@ describe("a value from SQLite", function()
   end)
 
   it("of a declared real is a float, integral or not, from returning too", function()
-    assert(db:exec "create table reals (r real, d double precision, f float)")
-    local given = assert(db:query("insert into reals values ($1, $2, $3) returning *", 3, 2.0, 1))[1]
+    assert(db:exec "create table reals (t text, r real, d double precision, f float)")
+    local given = assert(db:query("insert into reals values ($1, $2, $3, $4) returning *", "x", 3, 2.0, 1))[1]
     for _, row in ipairs { given, assert(db:query "select * from reals")[1] } do
       same(3.0, row.r)
       same(2.0, row.d)
