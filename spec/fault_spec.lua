@@ -138,6 +138,28 @@ describe("a server's faults:", function()
     assert_whole(db, name, 10)
   end)
 
+  it("one disconnect makes every older connection suspect: they are checked in the background, before anybody asks", function()
+    local db, name = pools.open { size = 4, max_overflow = 0, pre_ping = false }
+    warm(db, 4)
+    postgres.sql("select pg_terminate_backend(" .. postgres.pids(name)[1] .. ")")
+    pools.wait(function() return db:stats().checks == 3 and db:stats().idle == 3 end, 5)
+    assert.equal(0, db:stats().check_failures)
+    assert_whole(db, name, 10)
+  end)
+
+  it("one disconnect makes those suspect that are out: they are checked at their return", function()
+    local db = pools.open { size = 3, max_overflow = 0, pre_ping = false }
+    local a, b, c = check(db:acquire()), check(db:acquire()), check(db:acquire())
+    local pid = c.pid
+    c:release()
+    postgres.sql("select pg_terminate_backend(" .. pid .. ")")
+    pools.wait(function() return db:stats().lost == 1 end)
+    assert.equal(0, db:stats().checks)
+    a:release()
+    b:release()
+    pools.wait(function() return db:stats().checks == 2 and db:stats().idle == 2 end)
+  end)
+
   it("a restart while the program did not look costs no error, with pre_ping", function()
     local db, name = pools.open { size = 3, max_overflow = 0, pre_ping = true, pre_ping_after = 0 }
     warm(db, 3)

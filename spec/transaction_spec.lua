@@ -479,6 +479,9 @@ describe("a statement", function()
       err = select(2, pool.deadline(0.05, c.query, c, "select pg_sleep(30)"))
       assert.equal("deadline", err.kind)
       assert.matches("waiting for the database", err.message)
+      local started, pid = pool.now(), c.pid
+      assert.equal(pid, check(c:query("select pg_backend_pid() as pid"))[1].pid) -- once the first is over: it was told to stop
+      assert.is_true(pool.now() - started < 4)
     end)
     assert.equal(1, pools.assert_at_rest(db).opens)
     assert.equal(1, db:stats().cancelled)
