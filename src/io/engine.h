@@ -99,6 +99,7 @@ void engine_stop_stream(struct conn *);                             /* the rest 
 void engine_leave(struct engine *, struct call *);
 
 void engine_free_error(struct pool_error *);  /* takes a call's error; NULL is harmless */
+bool engine_error_is_shared(const struct pool_error *); /* the one for want of memory: not to be written to */
 
 bool engine_busy(const struct conn *);        /* a statement is under way, or held, for somebody who has not left */
 void engine_release(struct conn *);           /* ends the lease: it goes back clean, or is put in order first, or is closed */

@@ -14,8 +14,10 @@
 /* What a caller is told when there is no memory to say it. Shared, so never written to. */
 static const struct pool_error call_untold = {.kind = POOL_OVERLOADED, .message = "out of memory: what went wrong cannot be told"};
 
+bool engine_error_is_shared(const struct pool_error *error) { return error == &call_untold; }
+
 void engine_free_error(struct pool_error *error) {
-  if (error != &call_untold) free(error);
+  if (!engine_error_is_shared(error)) free(error);
 }
 
 static void call_end(struct call *call) {

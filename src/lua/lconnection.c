@@ -14,6 +14,7 @@ struct lconnection {
   struct lease *lease;
   struct lpool *pool;
   uint64_t serial;
+  uint64_t id;       /* the connection's */
 };
 
 static const char connection_brand = 0;
@@ -42,6 +43,18 @@ void lease_end(struct lease *l) {
   if (c->slot->state == SLOT_LEASED) engine_release(c); /* a set-up's ends by engine_setup_done */
 }
 
+static const char *release_outcome(const struct lease *l) {
+  const struct conn *c = l->conn;
+  if (c->dead) return "lost";
+  if (c->retire) return "retired";
+  return engine_driver(l->pool->engine)->needs_reset(c->db) ? "reset" : "clean";
+}
+
+void lease_end_untold(struct lease *l) {
+  if (l->conn->slot->state == SLOT_LEASED) lpool_note(l->pool, EVENT_RELEASE, "release", l->conn->id, release_outcome(l));
+  lease_end(l);
+}
+
 /* Its task ended and had not given it back. */
 static void lease_drop(struct holding *h) {
   struct lease *l = CONTAINER(h, struct lease, holding);
@@ -49,7 +62,7 @@ static void lease_drop(struct holding *h) {
   if (l->conn->slot->state == SLOT_LEASED && l->line > 0)
     lruntime_log(l->pool->runtime, "warn", "a task ended holding connection %llu, acquired at %s:%d: it was taken back",
                  (unsigned long long)l->conn->id, l->source, l->line);
-  lease_end(l);
+  lease_end_untold(l);
 }
 
 void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
@@ -74,10 +87,25 @@ void lconnection_push(lua_State *L, struct lease *l, int index) {
   c->lease = l;
   c->pool = l->pool;
   c->serial = l->serial;
+  c->id = l->conn->id;
   lua_getiuservalue(L, index, LPOOL_CONNECTION_META);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, index);
   lua_setiuservalue(L, -2, 1);
+}
+
+void lconnection_push_gone(lua_State *L, struct lpool *p, uint64_t id, int index) {
+  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
+  *c = (struct lconnection){.brand = &connection_brand, .lease = p->leases, .pool = p, .id = id};
+  luaL_setmetatable(L, LCONNECTION_NAME);
+  lua_pushvalue(L, index);
+  lua_setiuservalue(L, -2, 1);
+}
+
+/* Did db:close end this lease, rather than its borrower? */
+static bool connection_cut(const struct lconnection *c) {
+  if (!c->pool->engine) return c->serial != 0;
+  return c->serial != 0 && c->lease->cut == c->serial && !lease_current(c->lease, c->serial);
 }
 
 struct lease *lconnection_check(lua_State *L, int index, const char *who) {
@@ -87,10 +115,9 @@ struct lease *lconnection_check(lua_State *L, int index, const char *who) {
   return c->lease;
 }
 
-/* The same for statements: the world may have ended the lease (db:close). true: fit; else nil and an error are pushed. */
-static bool connection_fit(lua_State *L, const char *who, struct lease **out) {
+bool lconnection_fit(lua_State *L, const char *who, struct lease **out) {
   struct lconnection *c = connection_at(L, 1);
-  if (c && c->pool->closed && !lease_current(c->lease, c->serial)) {
+  if (c && connection_cut(c)) {
     lerror_fail(L, POOL_CLOSED, "the pool was closed");
     return false;
   }
@@ -152,13 +179,6 @@ int lconnection_acquire(lua_State *L) {
 
 /* ---- giving back ---- */
 
-static const char *release_outcome(const struct lease *l) {
-  const struct conn *c = l->conn;
-  if (c->dead) return "lost";
-  if (c->retire) return "retired";
-  return engine_driver(l->pool->engine)->needs_reset(c->db) ? "reset" : "clean";
-}
-
 /* Stack: the Connection at 1. */
 static void connection_emit_release(lua_State *L, struct lease *l) {
   lua_getiuservalue(L, 1, 1);
@@ -184,15 +204,17 @@ static int connection_gc(lua_State *L) {
   if (!c || !c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
   struct lease *l = c->lease;
   l->pool->leaks++;
-  lruntime_log(l->pool->runtime, "warn", "connection %llu, acquired at %s:%d, was never released: the collector took it back",
-               (unsigned long long)l->conn->id, l->source, l->line);
-  lease_end(l);
+  if (l->line > 0)
+    lruntime_log(l->pool->runtime, "warn", "connection %llu, acquired at %s:%d, was never released: the collector took it back",
+                 (unsigned long long)l->conn->id, l->source, l->line);
+  lease_end_untold(l);
   return 0;
 }
 
 /* c:detach(): the lease outlives the task; whoever has the Connection releases it. */
 static int connection_detach(lua_State *L) {
-  struct lease *l = lconnection_check(L, 1, "c:detach()");
+  struct lease *l;
+  if (!lconnection_fit(L, "c:detach()", &l)) return 2;
   list_remove(&l->holding.link);
   l->task = NULL;
   l->conn->borrower = NULL;
@@ -201,7 +223,8 @@ static int connection_detach(lua_State *L) {
 }
 
 static int connection_invalidate(lua_State *L) {
-  struct lease *l = lconnection_check(L, 1, "c:invalidate()");
+  struct lease *l;
+  if (!lconnection_fit(L, "c:invalidate()", &l)) return 2;
   engine_retire(l->conn);
   lua_pushboolean(L, true);
   return 1;
@@ -225,7 +248,7 @@ void lconnection_check_free(lua_State *L, const struct lease *l, const char *who
 
 static int connection_start(lua_State *L, const char *who, enum lquery_answer answer) {
   struct lease *l;
-  if (!connection_fit(L, who, &l)) return 2;
+  if (!lconnection_fit(L, who, &l)) return 2;
   struct task *t = ltask_enter(L);
   lconnection_check_free(L, l, who);
   if (lquery_late(L, t)) return 2;
@@ -246,7 +269,8 @@ static int connection_exec(lua_State *L) { return connection_start(L, "c:exec", 
 
 /* c:cancel() -> true: the statement under way was asked to stop, or there is none. */
 static int connection_cancel(lua_State *L) {
-  struct lease *l = lconnection_check(L, 1, "c:cancel()");
+  struct lease *l;
+  if (!lconnection_fit(L, "c:cancel()", &l)) return 2;
   engine_cancel(l->conn);
   lua_pushboolean(L, true);
   return 1;
@@ -254,7 +278,23 @@ static int connection_cancel(lua_State *L) {
 
 /* ---- fields ---- */
 
+/* What a Connection can still say when db:close has cut it, or its task's end: true when it pushed that. */
+static bool connection_field_of_gone(lua_State *L, const char *key) {
+  const struct lconnection *c = connection_at(L, 1);
+  if (!c || (c->pool->engine && lease_current(c->lease, c->serial))) return false;
+  if (strcmp(key, "id") == 0)
+    lua_pushinteger(L, (lua_Integer)c->id);
+  else if (strcmp(key, "db") == 0)
+    lua_getiuservalue(L, 1, 1);
+  else if (strcmp(key, "in_transaction") == 0 && connection_cut(c))
+    lua_pushboolean(L, false);
+  else
+    return false;
+  return true;
+}
+
 static int connection_field(lua_State *L, const char *key) {
+  if (connection_field_of_gone(L, key)) return 1;
   struct lease *l = lconnection_check(L, 1, "a connection's field");
   const struct conn *c = l->conn;
   const struct driver *d = engine_driver(l->pool->engine);

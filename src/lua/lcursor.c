@@ -29,7 +29,7 @@ static void cursor_end(struct lcursor *c) {
   c->over = true;
   if (!cursor_has_lease(c)) return;
   engine_stop_stream(c->lease->conn);
-  if (c->owns) lease_end(c->lease);
+  if (c->owns) lease_end_untold(c->lease);
 }
 
 static int cursor_close(lua_State *L) {
@@ -83,11 +83,12 @@ static int cursor_next(lua_State *L) {
   struct lcursor *c = cursor_check(L);
   lua_settop(L, 1);
   if (c->over) return 0;
-  if (cursor_has_row(L, c)) return cursor_give_row(L, c);
   if (!cursor_has_lease(c)) {
-    lerror_fail(L, POOL_LOST, "the connection was taken back while its rows were being read");
+    if (c->pool->engine && c->lease->cut != c->serial) return lerror_misuse(L, "the connection was released while its rows were being read");
+    lerror_fail(L, POOL_CLOSED, "the pool was closed while rows were being read");
     return cursor_raise(L, c);
   }
+  if (cursor_has_row(L, c)) return cursor_give_row(L, c);
   if (!c->lease->conn->streaming && !c->lease->conn->dead) {
     cursor_end(c);
     return 0;
@@ -118,7 +119,8 @@ static int cursor_begun_k(lua_State *L, int status, lua_KContext context) {
 }
 
 static int cursor_begin(lua_State *L) {
-  struct lease *l = lconnection_check(L, 1, "c:rows");
+  struct lease *l;
+  if (!lconnection_fit(L, "c:rows", &l)) return lua_error(L);
   struct task *t = ltask_enter(L);
   lconnection_check_free(L, l, "c:rows");
   if (lquery_late(L, t)) return lua_error(L);

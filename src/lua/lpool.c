@@ -76,15 +76,25 @@ static void pool_log(void *user, const char *level, const char *message) {
   lruntime_log(p->runtime, level, "%s", message);
 }
 
-static void pool_closed_event(void *user, struct conn *c, const char *reason) {
-  struct lpool *p = user;
-  if (!(p->events & EVENT_CLOSE)) return;
-  struct closed_note *note = malloc(sizeof *note);
+void lpool_note(struct lpool *p, int event_bit, const char *event, uint64_t id, const char *reason) {
+  if (!(p->events & event_bit)) return;
+  struct note *note = malloc(sizeof *note);
   if (!note) return;
-  note->id = c->id;
-  note->reason = reason;
-  list_append(&p->closed_notes, &note->link);
+  *note = (struct note){.event = event, .id = id, .reason = reason};
+  list_append(&p->noted, &note->link);
   lruntime_defer(p->runtime, &p->notes);
+}
+
+static void pool_closed_event(void *user, struct conn *c, const char *reason) {
+  lpool_note(user, EVENT_CLOSE, "close", c->id, reason);
+}
+
+/* Pushes an event's first argument: close(id, reason), release(conn, outcome). */
+static void note_push(lua_State *L, struct lpool *p, const struct note *note, int index) {
+  if (strcmp(note->event, "release") == 0)
+    lconnection_push_gone(L, p, note->id, index);
+  else
+    lua_pushinteger(L, (lua_Integer)note->id);
 }
 
 static void notes_run(lua_State *L, struct deferred *d) {
@@ -92,15 +102,13 @@ static void notes_run(lua_State *L, struct deferred *d) {
   lpool_push(L, p);
   int index = lua_gettop(L);
   struct list *node;
-  while ((node = list_shift(&p->closed_notes)) != NULL) {
-    struct closed_note *note = CONTAINER(node, struct closed_note, link);
-    lua_pushinteger(L, (lua_Integer)note->id);
-    lua_pushstring(L, note->reason);
-    free(note);
-    if (lua_isnil(L, index))
-      lua_pop(L, 2);
-    else
-      lpool_emit(L, index, "close", 2);
+  while ((node = list_shift(&p->noted)) != NULL) {
+    struct note note = *CONTAINER(node, struct note, link);
+    free(CONTAINER(node, struct note, link));
+    if (lua_isnil(L, index)) continue;
+    note_push(L, p, &note, index);
+    lua_pushstring(L, note.reason);
+    lpool_emit(L, index, note.event, 2);
   }
 }
 
@@ -109,6 +117,7 @@ static void pool_lost_event(void *user, struct conn *c) {
   struct lease *l = lpool_lease(user, c);
   if (!l) return;
   list_remove(&l->holding.link);
+  l->cut = l->serial;
   l->serial = 0;
   l->conn = NULL;
   l->task = NULL;
@@ -122,14 +131,15 @@ static void pool_setup_event(void *user, struct conn *c) {
   lruntime_defer(p->runtime, &p->setups);
 }
 
+/* Whatever the functions did with the Connection (release it, detach it), the open is answered here. */
 static void setup_finished(struct task *t, void *user) {
   struct lease *l = user;
-  if (l->task != t || l->serial == 0) return; /* cut meanwhile */
-  struct conn *c = l->conn;
+  struct conn *c = l->setup;
+  if (c->lease != l->setup_lease) return; /* cut meanwhile */
   struct pool_error error;
   const char *why = ltask_failure(t);
   if (ltask_failed(t)) error_set(&error, POOL_CONNECT, "db:on(\"connect\") failed: %s", why ? why : "cancelled");
-  lease_end(l);
+  if (l->serial == l->setup_lease) lease_end(l);
   engine_setup_done(c, ltask_failed(t) ? &error : NULL);
   ltask_forget_failure(t);
 }
@@ -143,6 +153,8 @@ static void setup_start(lua_State *L, struct lpool *p, int index, struct conn *c
   lua_remove(L, -2);
   lease_begin(p, c, p->runtime->self);
   list_remove(&l->holding.link);
+  l->setup = c;
+  l->setup_lease = c->lease;
   lconnection_push(L, l, index);
   l->task = ltask_spawn(L, 1, setup_finished, l, deadline);
   lua_pop(L, 1);
@@ -154,7 +166,7 @@ static void setups_run(lua_State *L, struct deferred *d) {
   if (lua_isnil(L, -1)) return;
   for (int i = 0; i < p->settings.pool.size_limit; i++) {
     struct conn *c = pool_slot(engine_pool(p->engine), i)->user;
-    if (c->job == CONN_SETUP && !lpool_lease(p, c)) setup_start(L, p, lua_gettop(L), c);
+    if (c->job == CONN_SETUP && p->leases[i].setup_lease != c->lease) setup_start(L, p, lua_gettop(L), c);
   }
 }
 
@@ -190,6 +202,12 @@ static void leaks_run(lua_State *L, struct deferred *d) {
 static void leak_timer_fired(struct timer *t) {
   struct lpool *p = CONTAINER(t, struct lpool, leak_timer);
   lruntime_defer(p->runtime, &p->leaks_due);
+}
+
+/* leak_after has changed: those already out are looked at again. */
+static void leaks_again(struct lpool *p) {
+  timer_stop(p->runtime->loop, &p->leak_timer);
+  if (p->settings.host.leak_after > 0) lruntime_defer(p->runtime, &p->leaks_due);
 }
 
 void lpool_watch_leaks(struct lpool *p) {
@@ -231,11 +249,19 @@ void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *erro
     double held = (double)(loop_now(p->runtime->loop) - c->leased_at) / USEC_PER_SECOND;
     snprintf(oldest, sizeof oldest, ", oldest lease %.1f s%s%s", held, where[0] ? " at " : "", where);
   }
-  *deadlock = s.leased >= s.limit && pool_deadlocked(p);
+  *deadlock = waited > 0 && s.leased >= s.limit && pool_deadlocked(p);
   error_set(error, POOL_TIMEOUT, "timed out after %.1f s waiting for a connection: size %d overflow %d%s, %d leased, %d waiting%s%s%s",
             (double)waited / USEC_PER_SECOND, s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased, s.waiting,
             s.opening > 0 ? ", more are being opened" : "", oldest,
             *deadlock ? "; every holder of a connection waits in this same line (deadlock)" : "");
+  error->retryable = true;
+}
+
+void lpool_explain_overload(struct lpool *p, struct pool_error *error) {
+  struct stats s;
+  pool_stats(engine_pool(p->engine), &s);
+  error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d", s.waiting,
+            p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
   error->retryable = true;
 }
 
@@ -252,7 +278,7 @@ static int pool_gc(lua_State *L) {
   list_remove(&p->notes.link);
   list_remove(&p->leaks_due.link);
   struct list *node;
-  while ((node = list_shift(&p->closed_notes)) != NULL) free(CONTAINER(node, struct closed_note, link));
+  while ((node = list_shift(&p->noted)) != NULL) free(CONTAINER(node, struct note, link));
   for (int i = 0; i < p->settings.pool.size_limit; i++)
     if (p->leases[i].serial) list_remove(&p->leases[i].holding.link);
   engine_destroy(e);
@@ -298,7 +324,7 @@ static int pool_new(lua_State *L) {
   luaL_getmetatable(L, LCONNECTION_NAME);
   lua_setiuservalue(L, -2, LPOOL_CONNECTION_META);
   p->runtime = r;
-  list_init(&p->closed_notes);
+  list_init(&p->noted);
   list_init(&p->closers);
   deferred_init(&p->setups, setups_run);
   deferred_init(&p->notes, notes_run);
@@ -396,6 +422,7 @@ static int pool_configure_live(lua_State *L) {
   if (engine_configure(p->engine, &wanted->pool, &wanted->db, &error) != POOL_OK) return lerror_return(L, &error);
   lsettings_push(L, &p->settings);
   p->settings = *wanted;
+  leaks_again(p);
   lsettings_push(L, &p->settings);
   if (p->events & EVENT_SETTINGS) {
     lua_pushvalue(L, -1);

@@ -25,6 +25,9 @@ struct lease {
   struct conn *conn;
   struct task *task;        /* NULL once detached */
   uint64_t serial;          /* the engine's lease number; another one: this lease is over */
+  uint64_t cut;             /* the number of the lease that db:close cut here, 0 none */
+  struct conn *setup;       /* the connection being set up, and under which lease number (db:on("connect")) */
+  uint64_t setup_lease;
   usec since;
   int line;                 /* where it was acquired */
   bool reported;            /* as older than leak_after */
@@ -34,11 +37,12 @@ struct lease {
 /* Events that Lua functions may be there for (db:on). */
 enum { EVENT_CONNECT = 1, EVENT_ACQUIRE = 2, EVENT_RELEASE = 4, EVENT_CLOSE = 8, EVENT_TIMEOUT = 16, EVENT_SETTINGS = 32 };
 
-/* A connection that was closed, to be told to db:on("close"). */
-struct closed_note {
+/* What came up where Lua must not run, to be told to db:on("close") or db:on("release"). */
+struct note {
   struct list link;
-  uint64_t id;
-  const char *reason;
+  const char *event;
+  uint64_t id;        /* the connection's */
+  const char *reason; /* or outcome */
 };
 
 struct lpool {
@@ -53,7 +57,7 @@ struct lpool {
   struct list closers;          /* tasks in db:close that wait for the pool to be empty */
   struct timer leak_timer;
   struct deferred setups, notes, leaks_due;
-  struct list closed_notes;
+  struct list noted;            /* struct note, oldest first */
   uint64_t leaks;               /* leases that their task did not give back itself */
   uint64_t queries, query_errors;
 };
@@ -70,6 +74,10 @@ void lpool_emit(lua_State *L, int index, const char *event, int nargs);
 
 /* The whole sentence for a time-out, and whether it is a deadlock. Not in Lua. */
 void lpool_explain_timeout(struct lpool *, usec waited, struct pool_error *, bool *deadlock);
+
+/* Tells db:on(event) later, if anybody listens. Not in Lua. */
+void lpool_note(struct lpool *, int event_bit, const char *event, uint64_t id, const char *reason);
+void lpool_explain_overload(struct lpool *, struct pool_error *);
 
 void lpool_watch_leaks(struct lpool *); /* a lease began: see to it that it is looked at when it has grown old */
 void lpool_open(lua_State *L);          /* makes the metatable; sets new, pool_methods … in the table on top */
@@ -111,9 +119,13 @@ void lconnection_open(lua_State *L); /* makes the metatable; sets connection_met
 void lease_begin(struct lpool *, struct conn *, struct task *); /* not in Lua */
 struct lease *lpool_lease(struct lpool *, const struct conn *);      /* NULL when the conn is not leased through here */
 void lease_end(struct lease *);                                      /* gives the connection back; not in Lua */
+void lease_end_untold(struct lease *);                               /* the same where db:on("release") is to hear of it later */
+void lconnection_push_gone(lua_State *L, struct lpool *, uint64_t id, int index); /* one that only has its id left */
 /* Pushes a Connection for the lease; the Pool is at `index`. */
 void lconnection_push(lua_State *L, struct lease *, int index);
 struct lease *lconnection_check(lua_State *L, int index, const char *who); /* raises after its release */
+/* The same where the world may have ended the lease (db:close): false: nil and a `closed` error are pushed. */
+bool lconnection_fit(lua_State *L, const char *who, struct lease **);
 void lconnection_check_free(lua_State *L, const struct lease *, const char *who); /* raises while a statement runs or rows are unread */
 int lconnection_acquire(lua_State *L);                                /* db:acquire */
 

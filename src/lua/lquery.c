@@ -5,7 +5,7 @@
 ** error, a lease) is held by the task from the instant it comes until the continuation takes it: a task that is cancelled
 ** in between leaks nothing. SQL and parameters are borrowed from the coroutine's stack, where they stay until the end.
 */
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "ljson.h"
@@ -26,11 +26,60 @@ static void lcall_drop(struct holding *h) {
   q->call.error = NULL;
 }
 
+/* A parameter as the server quotes it in a message, without the quotes; "" when it never does. */
+static const char *param_text(const struct param *p, char *number, size_t size, size_t *len) {
+  const char *text = number;
+  switch (p->type) {
+    case PARAM_INTEGER: *len = (size_t)snprintf(number, size, "%lld", (long long)p->integer); break;
+    case PARAM_REAL: *len = real_format(number, p->real); break;
+    case PARAM_TEXT:
+    case PARAM_JSON:
+    case PARAM_ARRAY: text = p->text, *len = p->len; break;
+    case PARAM_NULL:
+    case PARAM_BOOLEAN:
+    case PARAM_BYTES: *len = 0; break;
+  }
+  return text;
+}
+
+/* Replaces each `"value"` in the message by `$n`: a message may be logged, and holds no parameter. */
+static void message_mask(char *message, const char *value, size_t len, int n) {
+  char name[16];
+  size_t name_len = (size_t)snprintf(name, sizeof name, "$%d", n);
+  if (len == 0) return;
+  for (char *at = message; (at = strchr(at, '"')) != NULL; at++) {
+    if (strncmp(at + 1, value, len) != 0 || at[1 + len] != '"') continue;
+    size_t rest = strlen(at + len + 2);
+    if (name_len > len + 2) return;
+    memmove(at + name_len, at + len + 2, rest + 1);
+    memcpy(at, name, name_len);
+  }
+}
+
+static void error_mask_params(struct pool_error *error, const struct statement *s) {
+  char number[48];
+  size_t len = 0;
+  for (int i = 0; i < s->nparams; i++) {
+    const char *value = param_text(&s->params[i], number, sizeof number, &len);
+    if (len < sizeof error->message) message_mask(error->message, value, len, i + 1);
+  }
+}
+
+static void call_explain(struct lcall *q) {
+  struct pool_error *error = q->call.error;
+  if (engine_error_is_shared(error)) return;
+  if (error->kind == POOL_TIMEOUT)
+    lpool_explain_timeout(q->pool, q->call.waiter.waited, error, &q->deadlock);
+  else if (error->kind == POOL_OVERLOADED && q->call.waiter.failed == POOL_OVERLOADED)
+    lpool_explain_overload(q->pool, error);
+  else if (error->kind == POOL_QUERY)
+    error_mask_params(error, &q->call.statement);
+}
+
 static void lcall_done(struct call *call) {
   struct lcall *q = CONTAINER(call, struct lcall, call);
   struct task *t = lcall_task(q);
-  if (call->error && call->error->kind == POOL_TIMEOUT) /* while its own task counts as waiting: it may be one of the holders */
-    lpool_explain_timeout(q->pool, call->waiter.waited, call->error, &q->deadlock);
+  if (call->error) call_explain(q); /* while its own task counts as waiting: it may be one of the holders */
   ltask_set_line(t, NULL);
   if (call->kind == CALL_LEASE && !call->error)
     lease_begin(q->pool, call->conn, t);
@@ -112,7 +161,7 @@ static void query_push_error(lua_State *L, struct lcall *q) {
   const struct pool_error *error = q->call.error;
   lua_pushnil(L);
   lerror_push(L, error);
-  if (error->kind == POOL_TIMEOUT || error->kind == POOL_CONNECT || error->kind == POOL_OVERLOADED) {
+  if (q->call.waiter.failed != POOL_OK) { /* refused in line */
     lua_pushnumber(L, (lua_Number)q->call.waiter.waited / USEC_PER_SECOND);
     lua_setfield(L, -2, "waited");
   }
@@ -131,6 +180,10 @@ bool lquery_ok(lua_State *L, struct task *t, struct lcall *q, int index) {
     lua_pushfstring(L, "the deadline passed while %s", stage_doing(q));
     lerror_fail(L, POOL_DEADLINE, lua_tostring(L, -1));
     lua_remove(L, -3);
+    if (q->stage == CALL_IN_LINE) {
+      lua_pushnumber(L, (lua_Number)(loop_now(ltask_loop(L)) - q->call.waiter.since) / USEC_PER_SECOND);
+      lua_setfield(L, -2, "waited");
+    }
     return false;
   }
   if (!q->call.error) return true;
@@ -217,7 +270,7 @@ void lquery_check_nested(lua_State *L, struct lpool *p, struct task *t) {
 
 static int query_start(lua_State *L, const char *who, enum lquery_answer answer) {
   struct lpool *p = lpool_check(L, 1);
-  if (p->events & (EVENT_ACQUIRE | EVENT_RELEASE)) return query_observed(L, who);
+  if (p->events & (EVENT_ACQUIRE | EVENT_RELEASE)) return query_observed(L, who + strlen("db:"));
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   if (lquery_late(L, t)) return 2;
@@ -233,9 +286,9 @@ static int query_start(lua_State *L, const char *who, enum lquery_answer answer)
   return lquery_wait(L, t, query_k);
 }
 
-static int pool_query(lua_State *L) { return query_start(L, "query", ANSWER_ROWS); }
-static int pool_json(lua_State *L) { return query_start(L, "json", ANSWER_JSON); }
-static int pool_exec(lua_State *L) { return query_start(L, "exec", ANSWER_DONE); }
+static int pool_query(lua_State *L) { return query_start(L, "db:query", ANSWER_ROWS); }
+static int pool_json(lua_State *L) { return query_start(L, "db:json", ANSWER_JSON); }
+static int pool_exec(lua_State *L) { return query_start(L, "db:exec", ANSWER_DONE); }
 
 void lquery_open(lua_State *L) {
   static const luaL_Reg methods[] = {{"query", pool_query}, {"json", pool_json}, {"exec", pool_exec}, {NULL, NULL}};

@@ -75,7 +75,6 @@ struct task *ltask_enter(lua_State *L) {
   if (!t) {
     if (loop_attached(r->loop)) lerror_misuse(L, "nothing runs the host's loop from here: a call that waits belongs in pool.spawn");
     if (r->turning > 0) lerror_misuse(L, "cannot wait here: the loop is running (in a finalizer?)");
-    loop_update(r->loop);
     t = r->self;
   } else {
     if (L != t->co)
@@ -84,6 +83,7 @@ struct task *ltask_enter(lua_State *L) {
     if (!lua_isyieldable(L))
       lerror_misuse(L, "cannot wait across a C-call boundary (a sort or gsub callback, a metamethod called from C)");
   }
+  loop_update(r->loop); /* deadlines count from now, however long Lua has run */
   t->woken = false;
   t->interrupted = POOL_OK;
   return t;
