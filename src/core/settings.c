@@ -17,7 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_MAX_LENGTH 64 /* of a name that may have been meant for one of ours */
+#include "nearest.h"
+
 #define SHOWN_MAX 64       /* bytes of a value shown in a message */
 #define DIGITS_MAX 19      /* decimal digits that a uint64_t always holds */
 
@@ -170,44 +171,16 @@ const struct setting *settings_find(const struct settings_table *table, const ch
   return NULL;
 }
 
-/* Letters to insert, delete or replace to make one of the other; both at most NAME_MAX_LENGTH long. */
-static int name_distance(const char *a, const char *b) {
-  int row[NAME_MAX_LENGTH + 1];
-  int width = (int)strlen(b);
-  INSIST(width <= NAME_MAX_LENGTH);
-  for (int j = 0; j <= width; j++) row[j] = j;
-  for (int i = 0; a[i]; i++) {
-    int diagonal = row[0];
-    row[0] = i + 1;
-    for (int j = 0; j < width; j++) {
-      int best = diagonal + (lower(a[i]) != lower(b[j]));
-      diagonal = row[j + 1];
-      if (diagonal + 1 < best) best = diagonal + 1;
-      if (row[j] + 1 < best) best = row[j] + 1;
-      row[j + 1] = best;
-    }
-  }
-  return row[width];
-}
-
 const char *settings_nearest(const struct settings_table *const *tables, int count, const char *name) {
-  const char *nearest = NULL;
-  int length = (int)strnlen(name, NAME_MAX_LENGTH + 1), least = length / 3;
-  if (length > NAME_MAX_LENGTH) return NULL;
+  struct nearest near;
+  nearest_begin(&near, name);
   for (int t = 0; t < count; t++) {
-    const struct settings_table *table = tables[t];
     /* SQLAlchemy's pool_size, pool_timeout, ... are ours without the prefix */
-    const struct setting *same = strncmp(name, "pool_", 5) == 0 ? settings_find(table, name + 5) : NULL;
+    const struct setting *same = strncmp(name, "pool_", 5) == 0 ? settings_find(tables[t], name + 5) : NULL;
     if (same != NULL) return same->name;
-    for (int i = 0; i < table->count; i++) {
-      int distance = name_distance(name, table->rows[i].name);
-      if (distance < least || (distance == least && nearest == NULL)) {
-        least = distance;
-        nearest = table->rows[i].name;
-      }
-    }
+    for (int i = 0; i < tables[t]->count; i++) nearest_offer(&near, tables[t]->rows[i].name);
   }
-  return nearest;
+  return near.name;
 }
 
 /* ---- refusing ---- */
