@@ -81,6 +81,20 @@ describe("the annotations for editors", function()
     end)
   end)
 
+  it("are right that there is nothing else: another name raises", function()
+    local db <close> = pool.new "sqlite:///:memory:"
+    pool.run(function()
+      local c <close> = assert(db:acquire())
+      for class, value in pairs { Pool = db, Connection = c, Task = pool.spawn(function() end) } do
+        for _, name in ipairs { "sum", "idle", "Status", "quer" } do
+          local fine, message = pcall(function() return value[name] end)
+          assert.is_false(fine, class .. "." .. name)
+          assert.matches(("a %s has no '%s'"):format(class, name), message)
+        end
+      end
+    end)
+  end)
+
   it("name every setting, and each as what it takes", function()
     local there, fields = {}, fields_of "pool.Settings"
     local types = { count = "integer", duration = "number", ratio = "number", flag = "boolean", text = "string" }
