@@ -57,6 +57,23 @@ static void specify_setups(struct world *w) {
     CHECK(a.ended == 1 && a.error.kind == POOL_OK && world_whole(w));
     world_end(w);
   }
+  TEST("a disconnect seen in a set-up makes the others suspect") {
+    world_begin(w, 2);
+    world_start(w);
+    struct conn *idle = world_lease(w);
+    engine_setup_wanted(w->engine, true);
+    caller_lease(&a, w, SECOND);
+    world_settle(w);
+    engine_release(idle); /* a has it now */
+    engine_release(a.call.conn);
+    CHECK(w->db.pings == 0 && w->setting_up->job == CONN_SETUP);
+    scripted_kill(w->setting_up->db, true);
+    world_settle(w);
+    CHECK_INT(w->db.pings, 1);
+    engine_setup_done(w->setting_up, NULL);
+    CHECK(w->db.live == 1 && world_whole(w));
+    world_end(w);
+  }
   TEST("a set-up that leaves a transaction open is a failed open") {
     world_begin_setup(w);
     caller_query(&a, w, "select", 10 * SECOND);

@@ -123,6 +123,20 @@ static void specify_leased(struct world *w) {
     CHECK(a.ended == 1 && a.error.kind == POOL_OK && w->db.opened == 3 && w->db.sends == 1 && world_whole(w));
     world_end(w);
   }
+  TEST("a lease of a connection that died while nobody looked goes back in line, too") {
+    world_begin(w, 1);
+    world_start(w);
+    engine_release(world_lease(w));
+    world_pass(w, 10 * MS);
+    scripted_kill(scripted_conn(&w->db, 0), false);
+    caller_lease(&a, w, SECOND);
+    CHECK_INT(a.ended, 0);
+    world_settle(w);
+    CHECK(a.ended == 1 && a.error.kind == POOL_OK && w->db.opened == 2 && w->db.live == 1);
+    engine_release(a.call.conn);
+    CHECK(world_whole(w));
+    world_end(w);
+  }
   TEST("a query sent back in line keeps its deadline") {
     world_begin(w, 1);
     world_start(w);

@@ -127,6 +127,6 @@ const struct db_settings *engine_db_settings(const struct engine *);
 struct loop *engine_loop(const struct engine *);
 void *engine_user(const struct engine *);
 struct list *engine_leases(struct engine *);               /* of struct conn by `leased`, oldest first */
-usec engine_last_alive(const struct engine *);             /* when a server last answered anything; 0: never, or a connection was lost since */
+usec engine_last_alive(const struct engine *);             /* when a server last answered; 0: never, or a connection was lost since */
 
 #endif
