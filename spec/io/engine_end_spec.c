@@ -74,6 +74,10 @@ static void specify_setups(struct world *w) {
     CHECK(w->db.live == 1 && world_whole(w));
     world_end(w);
   }
+}
+
+static void specify_setups_refused(struct world *w) {
+  struct caller a, b;
   TEST("a set-up that leaves a transaction open is a failed open") {
     world_begin_setup(w);
     caller_query(&a, w, "select", 10 * SECOND);
@@ -251,6 +255,10 @@ static void specify_cuts(struct world *w) {
     caller_leave(&b);
     world_end(w);
   }
+}
+
+static void specify_destroying(struct world *w) {
+  struct caller calls[4], a, b;
   TEST("destroying an engine with everything under way leaves nothing, and tells nobody") {
     world_busy(w, calls);
     int ends = w->ends;
@@ -279,6 +287,8 @@ static void specify_cuts(struct world *w) {
 void engine_end_spec(void) {
   struct world w;
   specify_setups(&w);
+  specify_setups_refused(&w);
   specify_drains(&w);
   specify_cuts(&w);
+  specify_destroying(&w);
 }

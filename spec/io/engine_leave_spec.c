@@ -91,6 +91,10 @@ static void specify_leaving_leases(struct world *w) {
     CHECK(world_whole(w));
     world_end(w);
   }
+}
+
+static void specify_releasing(struct world *w) {
+  struct caller a, b;
   TEST("a connection released while its left statement stops is reset, and lent no sooner") {
     world_begin_stuck(w, 1, 200 * MS);
     world_start(w);
@@ -240,6 +244,10 @@ static void specify_cancels(struct world *w) {
     engine_release(c);
     world_end(w);
   }
+}
+
+static void specify_long_cancels(struct world *w) {
+  struct caller a;
   TEST("a cancel that never ends costs the connection after five seconds") {
     world_begin_stuck(w, 1, NEVER);
     world_start(w);
@@ -394,8 +402,10 @@ void engine_leave_spec(void) {
   struct world w;
   specify_leaving(&w);
   specify_leaving_leases(&w);
+  specify_releasing(&w);
   specify_leaving_streams(&w);
   specify_cancels(&w);
+  specify_long_cancels(&w);
   specify_statement_timeout(&w);
   specify_resets(&w);
 }

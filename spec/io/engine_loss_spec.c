@@ -101,6 +101,10 @@ static void specify_leased(struct world *w) {
     CHECK(w->db.live == 1 && world_whole(w));
     world_end(w);
   }
+}
+
+static void specify_senders(struct world *w) {
+  struct caller a;
   TEST("a dead connection found by send fails a lease's statement as lost and never sent") {
     world_begin(w, 1);
     world_start(w);
@@ -192,6 +196,10 @@ static void specify_statements(struct world *w) {
     CHECK(w->db.live == 0 && world_whole(w));
     world_end(w);
   }
+}
+
+static void specify_streams(struct world *w) {
+  struct caller a;
   TEST("a connection that dies between the batches of a stream fails the next fetch, which is not retryable") {
     world_begin(w, 1);
     world_start(w);
@@ -290,6 +298,8 @@ void engine_loss_spec(void) {
   struct world w;
   specify_idle(&w);
   specify_leased(&w);
+  specify_senders(&w);
   specify_statements(&w);
+  specify_streams(&w);
   specify_resets(&w);
 }

@@ -230,6 +230,10 @@ static void specify_opens(struct world *w) {
     CHECK_TEXT(a.error.message, "the server refused");
     world_end(w);
   }
+}
+
+static void specify_slow_opens(struct world *w) {
+  struct caller a;
   TEST("an open that never answers is given up after connect_timeout") {
     world_begin(w, 1);
     w->options.db.connect_timeout = 2 * SECOND;
@@ -396,6 +400,7 @@ int main(void) {
   specify_streams(&w);
   specify_line(&w);
   specify_opens(&w);
+  specify_slow_opens(&w);
   specify_addresses(&w);
   specify_settings(&w);
   engine_leave_spec();

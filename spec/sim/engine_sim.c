@@ -456,8 +456,8 @@ int main(int argc, char **argv) {
   } else {
     for (uint64_t seed = 1; seed <= SCHEDULES; seed++) run(seed);
     printf("%ld steps in %d schedules: %ld leases, %ld queries, %ld failed calls, %ld left (%ld held), %ld cancelled, %ld opens, "
-           "%ld kills, %ld set-ups\n", running.steps, SCHEDULES, running.granted, running.queries, running.failed, running.left, running.held,
-           running.cancelled, running.opened, running.killed, running.set_up);
+           "%ld kills, %ld set-ups\n", running.steps, SCHEDULES, running.granted, running.queries, running.failed, running.left,
+           running.held, running.cancelled, running.opened, running.killed, running.set_up);
   }
   printf("1 passed, 0 failed\n");
   return 0;
