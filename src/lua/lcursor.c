@@ -84,7 +84,8 @@ static int cursor_next(lua_State *L) {
   lua_settop(L, 1);
   if (c->over) return 0;
   if (!cursor_has_lease(c)) {
-    if (c->pool->engine && c->lease->cut != c->serial) return lerror_misuse(L, "the connection was released while its rows were being read");
+    if (c->pool->engine && c->lease->cut != c->serial)
+      return lerror_misuse(L, "the connection was released while its rows were being read");
     lerror_fail(L, POOL_CLOSED, "the pool was closed while rows were being read");
     return cursor_raise(L, c);
   }
