@@ -7,6 +7,7 @@
 */
 #include <string.h>
 
+#include "llater.h"
 #include "lpool.h"
 
 struct lconnection {
@@ -154,13 +155,13 @@ static usec acquire_timeout(lua_State *L, const struct lpool *p) {
   if (lua_isnoneornil(L, 2)) return timeout;
   if (!lua_istable(L, 2)) lerror_misuse(L, "db:acquire: a table is wanted ({timeout = seconds}), not %s", luaL_typename(L, 2));
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
     if (strcmp(key, "timeout") == 0)
       timeout = lruntime_check_seconds(L, -1, "db:acquire timeout");
     else if (strcmp(key, "key") == 0 || strcmp(key, "priority") == 0)
       lerror_misuse(L, "db:acquire: '%s' is not there yet (fair sharing comes with the tuning policies)", key);
     else
-      lerror_misuse(L, "db:acquire: unknown option '%s' (timeout)", key);
+      lerror_misuse(L, "db:acquire: unknown option %s (timeout)", lerror_push_key(L, -2));
   }
   return timeout;
 }
@@ -293,6 +294,13 @@ static bool connection_field_of_gone(lua_State *L, const char *key) {
   return true;
 }
 
+/* Raises for the key at 2: no such field, or not yet. */
+static int connection_no_field(lua_State *L) {
+  static const char *const fields[] = {"id", "pid", "in_transaction", "age", "uses", "db", "encrypted", NULL};
+  llater_check(L, LATER_CONNECTION, "c:", 2);
+  return lerror_no_field(L, "a Connection", 2, fields, lua_upvalueindex(1));
+}
+
 static int connection_field(lua_State *L, const char *key) {
   if (connection_field_of_gone(L, key)) return 1;
   struct lease *l = lconnection_check(L, 1, "a connection's field");
@@ -315,15 +323,14 @@ static int connection_field(lua_State *L, const char *key) {
   else if (strcmp(key, "encrypted") == 0)
     lua_pushboolean(L, d->encrypted(c->db));
   else
-    return lerror_misuse(L, "a Connection has no '%s'", key);
+    return connection_no_field(L);
   return 1;
 }
 
 static int connection_index(lua_State *L) {
   lua_pushvalue(L, 2);
   if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
-  const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-  return connection_field(L, key);
+  return lua_type(L, 2) == LUA_TSTRING ? connection_field(L, lua_tostring(L, 2)) : connection_no_field(L);
 }
 
 static int connection_tostring(lua_State *L) {

@@ -4,6 +4,7 @@
 #include "embed.h"
 #include "lerror.h"
 #include "ljson.h"
+#include "llater.h"
 #include "lpool.h"
 #include "lrows.h"
 #include "lruntime.h"
@@ -16,6 +17,7 @@ int luaopen_pool_core(lua_State *L) {
   luaL_checkversion(L);
   lua_newtable(L);
   lerror_open(L);
+  llater_open(L);
   lruntime_open(L);
   ltask_open(L);
   lsettings_open(L);

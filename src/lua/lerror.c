@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "core/nearest.h"
 #include "lruntime.h"
 
 static void error_field(lua_State *L, const char *name, const char *text) {
@@ -87,6 +88,50 @@ int lerror_misuse(lua_State *L, const char *format, ...) {
 /* core.misuse(message): for pool's Lua files. */
 static int error_misuse(lua_State *L) { return lerror_misuse(L, "%s", luaL_checkstring(L, 1)); }
 
+const char *lerror_push_key(lua_State *L, int index) {
+  switch (lua_type(L, index)) {
+    case LUA_TSTRING: return lua_pushfstring(L, "'%s'", lua_tostring(L, index));
+    case LUA_TNUMBER:
+      lua_pushvalue(L, index); /* lua_tostring would change the key itself */
+      lua_pushfstring(L, "[%s]", lua_tostring(L, -1));
+      lua_remove(L, -2);
+      return lua_tostring(L, -1);
+    default: return lua_pushfstring(L, "[a %s]", luaL_typename(L, index));
+  }
+}
+
+/* The nearest of the fields and of the names in the table; NULL when none is near. */
+static const char *field_nearest(lua_State *L, const char *wanted, const char *const *fields, int names) {
+  struct nearest near;
+  nearest_begin(&near, wanted);
+  for (; fields && *fields; fields++) nearest_offer(&near, *fields);
+  for (lua_pushnil(L); lua_next(L, names); lua_pop(L, 1))
+    if (lua_type(L, -2) == LUA_TSTRING && lua_tostring(L, -2)[0] != '_') nearest_offer(&near, lua_tostring(L, -2));
+  return near.name;
+}
+
+int lerror_no_field(lua_State *L, const char *what, int key, const char *const *fields, int names) {
+  key = lua_absindex(L, key);
+  names = lua_absindex(L, names);
+  const char *nearest = lua_type(L, key) == LUA_TSTRING ? field_nearest(L, lua_tostring(L, key), fields, names) : NULL;
+  const char *shown = lerror_push_key(L, key);
+  if (nearest) return lerror_misuse(L, "%s has no %s (did you mean %s?)", what, shown, nearest);
+  return lerror_misuse(L, "%s has no %s", what, shown);
+}
+
+/* core.no_field(what, key, names): for pool's Lua files. */
+static int error_no_field(lua_State *L) {
+  luaL_checktype(L, 3, LUA_TTABLE);
+  return lerror_no_field(L, luaL_checkstring(L, 1), 2, NULL, 3);
+}
+
+/* core.check_self(self, type, who, what): a method that is written in Lua was called on what its type's name says. */
+static int error_check_self(lua_State *L) {
+  if (luaL_testudata(L, 1, luaL_checkstring(L, 2))) return 0;
+  return lerror_misuse(L, "%s: call it on a %s, with a colon; got %s", luaL_checkstring(L, 3), luaL_checkstring(L, 4),
+                       luaL_typename(L, 1));
+}
+
 /* "kind: message (SQLSTATE 23505)". Raw access throughout: a printer of errors must not fail. */
 static int error_tostring(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -123,7 +168,9 @@ static int error_is(lua_State *L) {
 
 void lerror_open(lua_State *L) {
   static const luaL_Reg meta[] = {{"__tostring", error_tostring}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"misuse", error_misuse}, {"error", error_make}, {"is_error", error_is}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"misuse", error_misuse},     {"error", error_make},
+                                       {"is_error", error_is},       {"no_field", error_no_field},
+                                       {"check_self", error_check_self}, {NULL, NULL}};
   luaL_newmetatable(L, LERROR_NAME);
   luaL_setfuncs(L, meta, 0);
   lua_pop(L, 1);

@@ -12,7 +12,7 @@
 
 #define LERROR_NAME "pool.Error"
 
-/* Makes the metatable and sets misuse, error and is_error in the table on top of the stack. */
+/* Makes the metatable and sets misuse, error, is_error, no_field and check_self in the table on top of the stack. */
 void lerror_open(lua_State *L);
 
 /* Pushes the error as a table: kind, message, and the fields that are known. */
@@ -31,5 +31,12 @@ bool lerror_caller_from(lua_State *L, int level, const char *home, lua_Debug *ar
 
 /* Raises a string at the line of the Lua code that called the API, skipping frames of pool's own Lua files. */
 int lerror_misuse(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Pushes how the key at index reads in a message: 'name', [5] or [a table]. Returns it. */
+const char *lerror_push_key(lua_State *L, int index);
+
+/* Raises misuse for the key at index, which `what` ("a Pool") does not have, naming the nearest of the fields (NULL-terminated;
+   NULL: none) and of the names in the table at index `names`. */
+int lerror_no_field(lua_State *L, const char *what, int key, const char *const *fields, int names);
 
 #endif

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "llater.h"
+
 static const char pools_key = 0; /* registry: address -> Pool, weak */
 static const char pool_brand = 0;
 
@@ -260,8 +262,8 @@ void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *erro
 void lpool_explain_overload(struct lpool *p, struct pool_error *error) {
   struct stats s;
   pool_stats(engine_pool(p->engine), &s);
-  error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d", s.waiting,
-            p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
+  error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d",
+            s.waiting, p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
   error->retryable = true;
 }
 
@@ -460,8 +462,11 @@ static int pool_begin_sql(lua_State *L) {
 static int pool_index(lua_State *L) {
   lua_pushvalue(L, 2);
   if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
-  const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-  if (strcmp(key, "driver") != 0) return lerror_misuse(L, "a Pool has no '%s'", key);
+  static const char *const fields[] = {"driver", NULL};
+  if (lua_type(L, 2) != LUA_TSTRING || strcmp(lua_tostring(L, 2), "driver") != 0) {
+    llater_check(L, LATER_POOL, "db:", 2);
+    return lerror_no_field(L, "a Pool", 2, fields, lua_upvalueindex(1));
+  }
   lua_pushstring(L, engine_driver(lpool_check(L, 1)->engine)->name);
   return 1;
 }

@@ -11,6 +11,7 @@
 
 #include "db/url.h"
 #include "lerror.h"
+#include "llater.h"
 
 #define NAME_SHOWN_MAX 64
 #define ROOMS 3
@@ -40,6 +41,8 @@ static bool name_showable(const char *name) {
 
 /* Pushes the message for a name that no setting has. */
 static const char *name_push_unknown(lua_State *L, const char *name) {
+  const char *with = llater_with(LATER_SETTING, name);
+  if (with != NULL) return lua_pushfstring(L, "%s is not there yet: it comes with %s", name, with);
   const char *nearest = settings_nearest(room_tables, ROOMS, name);
   if (!name_showable(name)) return lua_pushliteral(L, "unknown setting (its name is not shown, for it may be a secret)");
   if (nearest == NULL) return lua_pushfstring(L, "unknown setting \"%s\"", name);
