@@ -183,14 +183,14 @@ describe("db:transaction", function()
     local db = open()
     insert(db, 1)
     pool.run(function()
-      local runs, failed = 0, 0
+      local read, failed = 0, 0
       local tasks = {}
       for i = 1, 2 do
         tasks[i] = pool.spawn(function()
           return db:transaction(function(tx)
-            runs = runs + 1
             check(tx:query("select v from work where n = 1"))
-            pools.wait(function() return runs == 2 end)
+            read = read + 1
+            pools.wait(function() return read == 2 end)
             check(tx:query("update work set v = v + 1 where n = 1"))
           end, { isolation = "serializable" })
         end)
@@ -202,7 +202,7 @@ describe("db:transaction", function()
           assert.equal("40001", err.sqlstate)
         end
       end
-      assert.same({ 2, 1 }, { runs, failed })
+      assert.same({ 2, 1 }, { read, failed })
     end)
   end)
 
