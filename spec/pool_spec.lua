@@ -387,6 +387,21 @@ describe("db:on", function()
       "acquire " .. pid, ("release %d clean"):format(pid), "acquire " .. pid, ("release %d clean"):format(pid) }, told)
   end)
 
+  it("acquire and release tell of db:rows as of one lease, however its loop ends", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    local told = {}
+    db:on("acquire", function() told[#told + 1] = "acquire" end)
+    db:on("release", function(c, outcome) told[#told + 1] = c.id .. " " .. outcome end)
+    for _ in db:rows("select generate_series(1, 10)") do assert.same({ "acquire" }, told) end
+    for _ in db:rows("select generate_series(1, 100000)") do break end
+    pcall(function()
+      for _ in db:rows("select 1 / (3 - n) from generate_series(1, 5) n") do assert(told) end
+    end)
+    pcall(db.rows, db, "select nothing")
+    assert.same({ "acquire", "1 clean", "acquire", "1 reset", "acquire", "1 clean", "acquire", "1 clean" }, told)
+    pools.assert_at_rest(db)
+  end)
+
   it("release tells of leases whose task died, too", function()
     local db = pools.open { size = 1, max_overflow = 0 }
     local outcomes = {}

@@ -180,23 +180,26 @@ int lconnection_acquire(lua_State *L) {
 
 /* ---- giving back ---- */
 
-/* Stack: the Connection at 1. */
-static void connection_emit_release(lua_State *L, struct lease *l) {
-  lua_getiuservalue(L, 1, 1);
+static void connection_emit_release(lua_State *L, int index, struct lease *l) {
+  lua_getiuservalue(L, index, 1);
   int pool = lua_gettop(L);
-  lua_pushvalue(L, 1);
+  lua_pushvalue(L, index);
   lua_pushstring(L, release_outcome(l));
   lpool_emit(L, pool, "release", 2);
   lua_pop(L, 1);
 }
 
+void lconnection_release(lua_State *L, int index) {
+  struct lconnection *c = luaL_testudata(L, index, LCONNECTION_NAME);
+  if (!c) lerror_misuse(L, "c:release(): call it on a connection, with a colon; got %s", luaL_typename(L, index));
+  if (!c->pool->engine || !lease_current(c->lease, c->serial)) return;
+  if (c->pool->events & EVENT_RELEASE) connection_emit_release(L, lua_absindex(L, index), c->lease);
+  if (lease_current(c->lease, c->serial)) lease_end(c->lease);
+}
+
 /* __close, __gc and release: idempotent. */
 static int connection_release(lua_State *L) {
-  struct lconnection *c = connection_at(L, 1);
-  if (!c) return lerror_misuse(L, "c:release(): call it on a connection, with a colon; got %s", luaL_typename(L, 1));
-  if (!c->pool->engine || !lease_current(c->lease, c->serial)) return 0;
-  if (c->pool->events & EVENT_RELEASE) connection_emit_release(L, c->lease);
-  if (lease_current(c->lease, c->serial)) lease_end(c->lease);
+  lconnection_release(L, 1);
   return 0;
 }
 

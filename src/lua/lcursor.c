@@ -32,7 +32,26 @@ static void cursor_end(struct lcursor *c) {
   if (c->owns) lease_end_untold(c->lease);
 }
 
+/* The same by the loop that reads it, cursor at 1: whoever listens to db:on("release") is told while the lease is there. */
+static void cursor_leave(lua_State *L, struct lcursor *c) {
+  if (c->over) return;
+  if (c->owns && cursor_has_lease(c) && (c->pool->events & EVENT_RELEASE)) {
+    c->over = true;
+    engine_stop_stream(c->lease->conn);
+    lua_getiuservalue(L, 1, CURSOR_CONNECTION);
+    lconnection_release(L, -1);
+    lua_pop(L, 1);
+  } else {
+    cursor_end(c);
+  }
+}
+
 static int cursor_close(lua_State *L) {
+  cursor_leave(L, cursor_check(L));
+  return 0;
+}
+
+static int cursor_gc(lua_State *L) {
   cursor_end(cursor_check(L));
   return 0;
 }
@@ -64,7 +83,7 @@ static bool cursor_has_row(lua_State *L, const struct lcursor *c) {
 static int cursor_next(lua_State *L);
 
 static int cursor_raise(lua_State *L, struct lcursor *c) {
-  cursor_end(c);
+  cursor_leave(L, c);
   return lua_error(L); /* the error value is on top */
 }
 
@@ -91,7 +110,7 @@ static int cursor_next(lua_State *L) {
   }
   if (cursor_has_row(L, c)) return cursor_give_row(L, c);
   if (!c->lease->conn->streaming && !c->lease->conn->dead) {
-    cursor_end(c);
+    cursor_leave(L, c);
     return 0;
   }
   struct task *t = ltask_enter(L);
@@ -146,7 +165,7 @@ static int cursor_own(lua_State *L) {
 }
 
 void lcursor_open(lua_State *L) {
-  static const luaL_Reg meta[] = {{"__gc", cursor_close}, {"__close", cursor_close}, {"__call", cursor_next}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", cursor_gc}, {"__close", cursor_close}, {"__call", cursor_next}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"rows", cursor_begin}, {"_own_cursor", cursor_own}, {NULL, NULL}};
   luaL_newmetatable(L, LCURSOR_NAME);
   luaL_setfuncs(L, meta, 0);

@@ -128,6 +128,7 @@ struct lease *lconnection_check(lua_State *L, int index, const char *who); /* ra
 bool lconnection_fit(lua_State *L, const char *who, struct lease **);
 void lconnection_check_free(lua_State *L, const struct lease *, const char *who); /* raises while a statement runs or rows are unread */
 int lconnection_acquire(lua_State *L);                                /* db:acquire */
+void lconnection_release(lua_State *L, int index);                    /* c:release() on the Connection there; idempotent */
 
 /* ---- lcursor.c ---- */
 void lcursor_open(lua_State *L);     /* sets rows in the Connection's methods on top */
