@@ -2,6 +2,7 @@ local flags = require "pool.flags"
 
 local KNOWN = {
   listen = { value = true }, size = { value = true }, ["pre-ping"] = {}, dev = {}, help = {}, watch = { value = true, later = true },
+  ["policy-time"] = { value = true, later = "the tuning policies" },
 }
 
 describe("flags", function()
@@ -25,6 +26,7 @@ describe("flags", function()
     assert.equal("unknown flag -x", refused("-x"))
     assert.equal("--no-size: --size is not on or off, it takes a value", refused("--no-size"))
     assert.equal("--watch is not there yet", refused("--watch"))
+    assert.equal("--policy-time is not there yet: it comes with the tuning policies", refused("--policy_time=1"))
     assert.equal("--size needs a value", refused("--size"))
     assert.equal("--no-dev takes no value", refused("--no-dev=1"))
   end)

@@ -53,10 +53,11 @@ local function misuse(message)
 end
 
 --- Flags of `serve`: its own, those of later, every setting.
-local function serve_flags(settings)
+local function serve_flags(core)
   local known = { listen = { value = true }, dev = {}, help = {} }
   for _, name in ipairs(LATER_FLAGS) do known[name] = { value = true, later = true } end
-  for _, setting in ipairs(settings) do
+  for name, with in pairs(core.later.setting) do known[(name:gsub("_", "-"))] = { value = true, later = with } end
+  for _, setting in ipairs(core.settings()) do
     known[(setting.name:gsub("_", "-"))] = { value = setting.type ~= "flag", setting = true }
   end
   return known
@@ -158,7 +159,7 @@ local verbs = {}
 
 function verbs.serve(args)
   local core = require "pool.core"
-  local known = serve_flags(core.settings())
+  local known = serve_flags(core)
   local values, rest = flags.parse(args, known)
   if not values then return misuse("serve: " .. rest) end
   if values.help then return io.stdout:write(HELP.serve) and 0 end

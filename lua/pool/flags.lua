@@ -4,7 +4,7 @@ local flags = {}
 
 ---@class pool.flags.Known
 ---@field value boolean? it takes a value
----@field later boolean? known, and refused as not there yet
+---@field later boolean | string? known, and refused as not there yet; a string says what it comes with
 
 --- Edits from one text to the other: a letter put in, left out, replaced.
 local function distance(a, b)
@@ -62,6 +62,10 @@ local function value_of(name, flag, negated, text, following)
   return following, 2
 end
 
+local function not_yet(name, with)
+  return ("--%s is not there yet%s"):format(name, type(with) == "string" and ": it comes with " .. with or "")
+end
+
 --- Splits arguments into flags and the rest. `--` ends the flags.
 ---@param args string[]
 ---@param known table<string, pool.flags.Known>
@@ -84,7 +88,7 @@ function flags.parse(args, known)
       if not arg:find("=", 1, true) then text = nil end
       local found, flag, negated = lookup(known, name)
       if not found then return nil, flag end
-      if flag.later then return nil, ("--%s is not there yet"):format(found) end
+      if flag.later then return nil, not_yet(found, flag.later) end
       local value, taken = value_of(found, flag, negated, text, args[i + 1])
       if not value then return nil, taken end
       values[found], i = value, i + taken
