@@ -7,6 +7,7 @@
 ---   timeout(err)             somebody waited in vain
 ---   settings(new, old, by)   db:configure changed something
 ---
+--- A lease that nobody gave back (its task ended without a <close>, or the collector found it) is told in the log instead of to release.
 --- All but connect run inside the call they tell of and may not wait; their errors are logged. While somebody listens to
 --- acquire or release, a single db:query is a lease too, and so tells of both.
 
