@@ -66,6 +66,8 @@ struct driver {
   void (*configure)(struct db *, const struct db_settings *); /* live ones: reset */
   void (*destroy)(struct db *); /* takes; every connection must be gone. A worker thread still stuck frees what is its own later */
   int (*size_limit)(const struct db *); /* connections it can ever have: 1 for :memory:, else INT_MAX */
+  void (*fit)(const struct db *, struct settings *); /* forces the pool's settings to what such a database allows (:memory:: one
+                                          connection that is never closed for its age or quiet); NULL: it allows all */
 
   /* Begins opening. NULL: error filled (POOL_CONNECT). Gives the connection, which only step() or abandon() ends when it fails. */
   struct db_conn *(*open)(struct db *, struct pool_error *);

@@ -7,6 +7,7 @@
 ** while its OPEN has just failed; a conn's job and its slot's state agree (OPENING, SETUP: SLOT_OPENING; LEASED, RUNNING,
 ** STOPPING: SLOT_LEASED; the others by name) between two settles.
 */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,6 +67,35 @@ static bool engine_make_conns(struct engine *e) {
   return true;
 }
 
+/* What somebody asked for (a default is nobody's wish) and does not get. */
+static size_t fit_note(char *note, size_t size, size_t used, const struct setting *row, const struct settings *const of[3]) {
+  char wanted[64], fitted[64], usual[64];
+  setting_format(row, of[0], wanted, sizeof wanted);
+  setting_format(row, of[1], fitted, sizeof fitted);
+  setting_format(row, of[2], usual, sizeof usual);
+  if (strcmp(wanted, fitted) == 0 || strcmp(wanted, usual) == 0 || used >= size) return used;
+  return used + (size_t)snprintf(note + used, size - used, "%s%s %s instead of %s", used ? ", " : "", row->name, fitted, wanted);
+}
+
+/* The settings as such a database allows them. */
+static struct settings engine_fit(struct engine *e, const struct settings *wanted) {
+  static const char tail[] = ": this database allows nothing else";
+  struct settings fitted = *wanted, usual;
+  const struct settings *const of[3] = {wanted, &fitted, &usual};
+  char note[512];
+  size_t used = 0;
+  if (!e->driver->fit) return fitted;
+  e->driver->fit(e->db, &fitted);
+  settings_defaults(&pool_settings_table, &usual);
+  for (int i = 0; i < pool_settings_table.count; i++)
+    used = fit_note(note, sizeof note - sizeof tail, used, &pool_settings_table.rows[i], of);
+  if (used >= sizeof note - sizeof tail) used = sizeof note - sizeof tail - 1;
+  if (used == 0) return fitted;
+  memcpy(note + used, tail, sizeof tail);
+  engine_log(e, "info", note);
+  return fitted;
+}
+
 struct engine *engine_create(struct loop *loop, const struct engine_options *o, struct pool_error *error) {
   struct engine *e = calloc(1, sizeof *e);
   if (!e) goto fail;
@@ -79,10 +109,11 @@ struct engine *engine_create(struct loop *loop, const struct engine_options *o, 
   if (!e->driver) goto fail_told;
   e->db = e->driver->create(&o->db, engine_log, e, error);
   if (!e->db) goto fail_told;
-  e->core = pool_create(&o->pool, o->seed);
+  struct settings fitted = engine_fit(e, &o->pool);
+  e->core = pool_create(&fitted, o->seed);
   if (!e->core || !engine_make_conns(e)) goto fail;
   int most = e->driver->size_limit(e->db);
-  if (most < o->pool.size + o->pool.max_overflow) pool_allow(e->core, most, engine_now(e));
+  if (most < fitted.size + fitted.max_overflow) pool_allow(e->core, most, engine_now(e));
   if (o->pool.min_idle > 0) timer_start(loop, &e->tick, engine_now(e)); /* opened ahead, but not from in here */
   return e;
 fail:
@@ -127,7 +158,8 @@ enum pool_err engine_configure(struct engine *e, const struct settings *pool, co
   if (engine_check_fixed(&e->db_settings, db, error) != POOL_OK || settings_check(pool, error) != POOL_OK) return POOL_SETTINGS;
   if (pool->size_limit != pool_settings(e->core)->size_limit)
     return error_set(error, POOL_SETTINGS, "size_limit cannot change while the pool is open: it is %d", pool_settings(e->core)->size_limit);
-  enum pool_err err = pool_configure(e->core, pool, engine_now(e));
+  struct settings fitted = engine_fit(e, pool);
+  enum pool_err err = pool_configure(e->core, &fitted, engine_now(e));
   INSIST(err == POOL_OK);
   e->db_settings = *db;
   e->driver->configure(e->db, db);

@@ -346,6 +346,7 @@ static int pool_new(lua_State *L) {
     return lerror_misuse(L, "pool.new: %s", error.message);
   }
   p->driver = engine_driver(p->engine);
+  p->settings.pool = *pool_settings(engine_pool(p->engine)); /* as the database allows them */
   pool_register(L, p);
   return 1;
 }
@@ -424,6 +425,7 @@ static int pool_configure_live(lua_State *L) {
   if (engine_configure(p->engine, &wanted->pool, &wanted->db, &error) != POOL_OK) return lerror_return(L, &error);
   lsettings_push(L, &p->settings);
   p->settings = *wanted;
+  p->settings.pool = *pool_settings(engine_pool(p->engine)); /* as the database allows them */
   leaks_again(p);
   lsettings_push(L, &p->settings);
   if (p->events & EVENT_SETTINGS) {
