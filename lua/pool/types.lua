@@ -190,7 +190,8 @@ function Pool:query(sql, ...) end
 ---@return pool.Error? err
 function Pool:json(sql, ...) end
 
---- Several statements, no parameters: migrations.
+--- Several statements, no parameters: migrations. All of them or nothing, unless the script itself says begin, commit or rollback. On
+--- SQLite VACUUM and pragmas such as foreign_keys work outside transactions only: there the script is committed before and after one.
 ---@param script string
 ---@return true? ok
 ---@return pool.Error? err
@@ -209,7 +210,7 @@ function Pool:rows(sql, ...) end
 function Pool:acquire(options) end
 
 --- Runs fn(tx) in a transaction: commits unless fn raises, or returns nil and an error. Inside a transaction of the same task it is a
---- savepoint. With retries, 40001 and 40P01 run fn again, with a pause.
+--- savepoint. With retries, 40001 and 40P01 run fn again, with a pause. With read_only, a write is refused (25006) on both databases.
 ---@param fn fun(tx: pool.Connection): ...
 ---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean, retries?: integer }
 ---@return any ... fn's results, true if none; or nil, err

@@ -7,7 +7,7 @@ static void transaction_specs(struct home *h, struct db *db, struct db_conn *c) 
   char buffer[64];
   TEST("a transaction begins immediate unless it only reads") {
     CHECK_TEXT(D->begin(false, NULL, false, buffer, sizeof buffer), "BEGIN IMMEDIATE");
-    CHECK_TEXT(D->begin(true, "serializable", true, buffer, sizeof buffer), "BEGIN");
+    CHECK_TEXT(D->begin(true, "serializable", true, buffer, sizeof buffer), "BEGIN /* READ ONLY */");
     CHECK_TEXT(D->begin_sql, "BEGIN IMMEDIATE");
     CHECK(D->json_arrays);
   }
@@ -49,6 +49,98 @@ static void transaction_specs(struct home *h, struct db *db, struct db_conn *c) 
     CHECK_INT(reset(c), DB_DONE);
     CHECK_TEXT(h->log, "");
   }
+}
+
+static void read_only_specs(struct db_conn *c) {
+  char buffer[64];
+  const char *begin = D->begin(true, NULL, false, buffer, sizeof buffer);
+  CHECK(done(c, "create table only(a)"));
+  TEST("a read-only transaction refuses to write, by whatever way") {
+    D->free_result(query(c, begin));
+    CHECK(fails(c, "insert into only values (1)", "25006"));
+    CHECK_TEXT(last.message, "cannot execute INSERT in a read-only transaction");
+    CHECK(fails(c, "create table other(a)", "25006"));
+    CHECK(fails(c, "create temp table other(a)", "25006"));
+    CHECK(fails(c, "pragma user_version = 3", "25006"));
+    CHECK(fails(c, begin, "25001"));
+    CHECK(fails(c, "delete from only", "25006"));
+    CHECK(script(c, "select 1; delete from only; select 2") == NULL);
+    CHECK_TEXT(last.sqlstate, "25006");
+    struct db_result *r = query(c, "explain insert into only values (1)");
+    CHECK(r && D->rows(r) > 0);
+    D->free_result(r);
+    CHECK_INT(integer(c, "select count(*) from only"), 0);
+    CHECK_INT(D->status(c), DB_IN_TRANSACTION);
+    CHECK(done(c, "commit"));
+    CHECK(done(c, "insert into only values (1)"));
+  }
+  TEST("its end, by a rollback, a reset or a script that goes on, is the end of refusing") {
+    D->free_result(query(c, begin));
+    CHECK(done(c, "savepoint s; rollback to s; release s"));
+    CHECK(fails(c, "insert into only values (2)", "25006"));
+    CHECK(done(c, "rollback; begin; insert into only values (2); commit; insert into only values (3); select 1"));
+    for (int ms = 0; ms <= 5; ms += 5) {
+      D->free_result(query(c, begin));
+      CHECK(begin_statement(c, FOR_EVER, NULL, 0, false, false));
+      if (ms) CHECK(waits(c, ms));
+      CHECK_INT(reset(c), DB_DONE);
+      CHECK(done(c, "insert into only values (4)"));
+    }
+    CHECK_INT(integer(c, "select count(*) from only"), 5);
+  }
+  TEST("a begin of the same words within a writing transaction changes nothing") {
+    CHECK(done(c, "begin immediate"));
+    CHECK(fails(c, begin, "25001"));
+    CHECK(done(c, "insert into only values (6); commit"));
+  }
+}
+
+static void script_specs(struct db_conn *a, struct db *db) {
+  struct db_conn *b = connect_to(db);
+  CHECK(done(a, "create table s(a)"));
+  TEST("a script that only reads, or writes last, waits for no writer before that") {
+    CHECK(done(b, "begin immediate"));
+    CHECK(done(a, "select 1; select count(*) from s"));
+    CHECK(begin_statement(a, "select 1; insert into s values (1); insert into s values (2)", NULL, 0, true, false));
+    CHECK(waits(a, 50));
+    CHECK(done(b, "insert into s values (0); commit"));
+    CHECK_INT(finish(a, &last), DB_DONE);
+    D->free_result(D->result(a));
+    CHECK_INT(integer(b, "select count(*) from s"), 3);
+  }
+  TEST("a script cancelled at any moment has done all or nothing, and holds no lock") {
+    for (int i = 0; i < 100; i++) {
+      int64_t before = integer(b, "select count(*) from s");
+      CHECK(begin_statement(a, "insert into s values (1); insert into s values (2); insert into s values (3)", NULL, 0, true, false));
+      for (int spin = 0; spin < i * 50; spin++) (void)D->fd(a);
+      D->cancel(a);
+      enum db_want want = finish(a, &last);
+      D->free_result(D->result(a));
+      CHECK_INT(D->status(a), DB_IDLE);
+      CHECK_INT(integer(b, "select count(*) from s") - before, want == DB_DONE ? 3 : 0);
+      CHECK(done(b, "begin immediate; rollback"));
+    }
+  }
+  TEST("a script that waited in vain for the lock has done nothing, and may be tried again") {
+    int64_t before = integer(b, "select count(*) from s");
+    CHECK(done(b, "begin immediate"));
+    CHECK(script(a, "create table never(a); insert into s values (1)") == NULL);
+    CHECK_TEXT(last.sqlstate, "55P03");
+    CHECK(last.retryable);
+    CHECK_INT(D->status(a), DB_IDLE);
+    CHECK(done(b, "rollback"));
+    CHECK_INT(integer(a, "select count(*) from s"), before);
+  }
+  TEST("a script of many statements takes no time for its length alone") {
+    enum { MANY = 20000 };
+    char *sql = malloc(MANY * 40 + 1), *at = sql;
+    for (int i = 0; i < MANY; i++) at += sprintf(at, "insert into s values (%08d);\n", i);
+    long long since = milliseconds();
+    CHECK(done(a, sql));
+    CHECK(milliseconds() - since < 10000);
+    free(sql);
+  }
+  disconnect(b);
 }
 
 /* ---- large, streamed, cached ---- */
@@ -359,6 +451,8 @@ static void depth_spec(struct db_conn *c) {
 
 void sqlite_run_specs(struct home *h, struct db *db, struct db_conn *c) {
   transaction_specs(h, db, c);
+  read_only_specs(c);
+  script_specs(c, db);
   stream_specs(c);
   column_spec(c);
   cache_specs(c);

@@ -40,6 +40,10 @@ static void open_specs(struct home *h) {
     CHECK_TEXT(h->log, "");
     CHECK_INT(D->pid(c), 0);
     CHECK_INT(D->size_limit(db), INT_MAX);
+    struct settings s;
+    settings_defaults(&pool_settings_table, &s);
+    D->fit(db, &s);
+    CHECK(s.size == 10 && s.max_overflow == 20 && s.recycle > 0 && s.shrink_after > 0);
   }
   TEST("a ping is answered, and gives no result") {
     struct pool_error e;
@@ -143,6 +147,14 @@ static void refusal_specs(struct home *h) {
 static void memory_specs(struct home *h) {
   struct db *db = database(h, "sqlite:///:memory:", 16, RESET_ROLLBACK);
   TEST("a database in memory is one connection's, and needs no log") {
+    struct settings s;
+    settings_defaults(&pool_settings_table, &s);
+    s.size = s.min_idle = 0;
+    D->fit(db, &s);
+    CHECK(s.size == 1 && s.max_overflow == 0 && s.recycle == 0 && s.shrink_after == 0 && s.min_idle == 0 && s.idle_timeout > 0);
+    s.min_idle = 2;
+    D->fit(db, &s);
+    CHECK_INT(s.min_idle, 1);
     CHECK_INT(D->size_limit(db), 1);
     struct db_conn *c = connect_to(db);
     CHECK(done(c, "create table t(a); insert into t values (3)"));

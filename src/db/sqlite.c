@@ -12,7 +12,7 @@
 ** 4. A connection that was closed, or never opened, has a thread with nothing left to do: abandon() joins it. Any other is
 **    detached and cleans up by itself.
 ** 5. begin: IMMEDIATE, so that a writer never has to give up half-way because another wrote meanwhile; read-only ones are
-**    deferred. Any isolation is accepted: SQLite's transactions are serializable. A read-only one is not kept from writing.
+**    deferred, and kept from writing by the worker. Any isolation is accepted: SQLite's transactions are serializable.
 ** 6. status() is what the worker saw when it last reported: SQLite itself rolls back on some errors (full disk, interrupted
 **    write), and then says so here.
 */
@@ -86,6 +86,15 @@ static void sqlite_destroy(struct db *db) {
 }
 
 static int sqlite_size_limit(const struct db *db) { return db->place->memory ? 1 : INT_MAX; }
+
+/* What is in memory is its connection's, and gone with it: there is one, and nothing but its user's word ends it. */
+static void sqlite_fit(const struct db *db, struct settings *s) {
+  if (!db->place->memory) return;
+  s->size = 1;
+  s->max_overflow = 0;
+  s->recycle = s->shrink_after = 0;
+  if (s->min_idle > 1) s->min_idle = 1;
+}
 
 /* ---- jobs ---- */
 
@@ -336,7 +345,7 @@ static struct db_result *sqlite_result(struct db_conn *c) {
 
 static const char *sqlite_begin(bool read_only, const char *isolation, bool deferrable, char *buffer, size_t size) {
   (void)isolation, (void)deferrable;
-  snprintf(buffer, size, "%s", read_only ? "BEGIN" : "BEGIN IMMEDIATE");
+  snprintf(buffer, size, "%s", read_only ? SQLITE_BEGIN_READ_ONLY : "BEGIN IMMEDIATE");
   return buffer;
 }
 
@@ -348,6 +357,7 @@ const struct driver sqlite_driver = {
   .configure = sqlite_configure,
   .destroy = sqlite_destroy,
   .size_limit = sqlite_size_limit,
+  .fit = sqlite_fit,
   .open = sqlite_conn_open,
   .ping = sqlite_ping,
   .send = sqlite_send,

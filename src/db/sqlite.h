@@ -18,6 +18,7 @@
 enum { SQLITE_BATCH = 256 };          /* rows of a stream's batch */
 enum { SQLITE_BUSY_MS = 5000 };       /* how long a locked database is waited for */
 enum { SQLITE_TICK = 1000 };          /* instructions between two looks at the cancel flag */
+#define SQLITE_BEGIN_READ_ONLY "BEGIN /* READ ONLY */" /* SQLite has no word for it; the worker knows the text */
 
 /* ---- where the database is; shared by its connections, freed by whoever lets go last ---- */
 struct sqlite_place {
@@ -59,6 +60,8 @@ const char *words_skip(const char *sql, const char *end); /* past white space, c
 enum { WORDS_COMMAND = 32 };
 /* The statement's command as PostgreSQL would name it ("SELECT", "INSERT", "CREATE TABLE"), "" for none. */
 void words_command(const char *sql, const char *end, char command[WORDS_COMMAND]);
+/* Is the statement at `sql` one that a transaction refuses or ignores: VACUUM, and pragmas such as foreign_keys? */
+bool words_outside(const char *sql, const char *end);
 bool json_valid(const char *text, size_t len);            /* one JSON value (RFC 8259), at most 500 deep */
 
 /* ---- errors: sqlite_error.c ---- */
@@ -78,9 +81,10 @@ struct sqlite_statement {
   int *numbers;               /* which parameter each of SQLite's variables is, from 1 */
   int variables, parameters;  /* how many of each */
   bool kept;                  /* in the cache */
+  bool begins_read_only;      /* it is SQLITE_BEGIN_READ_ONLY */
   char command[WORDS_COMMAND];
   size_t len;
-  char *sql;                  /* in the same piece of memory */
+  char *sql;                  /* in the same piece of memory; "" when not to be kept */
 };
 
 struct sqlite_cache {
@@ -137,6 +141,7 @@ struct db_conn {
   struct sqlite_statement *running; /* a stream's, between its batches */
   bool row_ready;                   /* it stands on a row not yet delivered */
   int waited_ms;                    /* in the busy handler */
+  bool read_only;                   /* in a transaction begun read-only */
 
   /* the caller's */
   struct db *db;

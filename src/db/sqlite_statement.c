@@ -4,11 +4,18 @@
 ** 1. A kept statement is always reset and its bindings cleared when it is not `running`; so an open transaction is the only
 **    thing that can hold a lock between operations.
 ** 2. Parameters go by name: $2 is the second, wherever it stands ("$1", "$2" are mere names to SQLite, numbered by
-**    appearance). `?` and `?3` go by SQLite's own numbers. NaN is NULL to SQLite.
+**    appearance). `?` and `?3` go by SQLite's own numbers. SQLite makes NaN a NULL.
 ** 3. The cache is a hash table and a list by use; the bound is on their number. A statement is identified by its text.
 ** 4. A shape's identity changes when the schema has changed what a kept statement gives.
-** 5. A script's statements are not kept, and each commits for itself unless the script says begin: what ran before one that
-**    failed stays done.
+** 5. A script's statements are not kept. As in PostgreSQL's simple query a script outside a transaction is one: what it writes
+**    is committed at its end, or nothing of it. Its own transaction begins at the first statement that writes (IMMEDIATE, as
+**    every other), unless that is the last one. What the script itself says of transactions stands: its begin takes over what
+**    ran so far, its commit or rollback ends that, and another transaction of its own may follow. VACUUM and the pragmas that
+**    a transaction refuses or, worse, ignores (foreign_keys) run outside: what ran before one is committed, and what follows
+**    it is another transaction.
+** 6. A read-only transaction begins with SQLITE_BEGIN_READ_ONLY, to the letter, and ends with SQLite's transaction however that
+**    ends. In it a statement that SQLite says may write is refused before it runs: as `pragma query_only`, with nothing to
+**    switch off afterwards. Temporary tables count as written, where PostgreSQL allows them.
 */
 #include "sqlite.h"
 
@@ -128,10 +135,11 @@ static bool statement_failed(struct db_conn *c, int code, const char *sql) {
 
 /* Gives the statement at `sql`, what follows it in *tail; NULL: the report's error says why. */
 static struct sqlite_statement *statement_prepare(struct db_conn *c, const char *sql, size_t len, bool keep, const char **tail) {
-  struct sqlite_statement *st = calloc(1, sizeof *st + len + 1);
+  size_t kept = keep ? len : 0; /* only the cache compares it, and a script's statements have all that follows as their text */
+  struct sqlite_statement *st = calloc(1, sizeof *st + kept + 1);
   if (!st) return sqlite_error_memory(&c->report.error), NULL;
-  st->sql = memcpy((char *)(st + 1), sql, len);
-  st->len = len;
+  st->sql = memcpy((char *)(st + 1), sql, kept);
+  st->len = kept;
   *tail = sql + len;
   if (len > INT_MAX - 1) {
     sqlite_error_query(&c->report.error, "54000", "the statement is too long: %zu bytes", len);
@@ -161,6 +169,7 @@ static struct sqlite_statement *statement_take(struct db_conn *c) {
     return NULL;
   }
   st->hash = hash;
+  st->begins_read_only = c->request.len == sizeof SQLITE_BEGIN_READ_ONLY - 1 && strcmp(sql, SQLITE_BEGIN_READ_ONLY) == 0;
   if (st->stmt) cache_keep(&c->cache, st);
   return st;
 }
@@ -206,6 +215,22 @@ static void statement_release(struct sqlite_statement *st) {
 }
 
 static int statement_step(struct sqlite_statement *st) { return st->stmt ? sqlite3_step(st->stmt) : SQLITE_DONE; }
+
+/* May it run in a read-only transaction? To explain a write is to read. */
+static bool statement_allowed(struct db_conn *c, const struct sqlite_statement *st) {
+  if (!st->stmt || sqlite3_stmt_readonly(st->stmt) || sqlite3_stmt_isexplain(st->stmt)) return true;
+  sqlite_error_query(&c->report.error, "25006", "cannot execute %s in a read-only transaction", st->command);
+  return false;
+}
+
+static bool statement_ready(struct db_conn *c, struct sqlite_statement *st) {
+  return statement_bind(c, st) && (!c->read_only || statement_allowed(c, st));
+}
+
+/* It ran to its end or to a batch's: is there a read-only transaction now? */
+static void statement_ran(struct db_conn *c, const struct sqlite_statement *st) {
+  if (c->read_only || st->begins_read_only) c->read_only = !sqlite3_get_autocommit(c->handle);
+}
 
 /* A cancel that came before the statement was running has nothing to interrupt. Once it runs, only SQLite may stop it: it
    rolls back what was done, where we would commit it. */
@@ -260,27 +285,77 @@ static bool statement_start(struct db_conn *c, struct sqlite_statement *st, int 
   return statement_rows(c, st, code, most);
 }
 
+/* ---- scripts ---- */
+
+/* A script as it runs. */
+struct script {
+  const char *at, *end; /* what is left */
+  bool own;             /* a transaction of its own is open */
+};
+
+static bool script_sql(struct db_conn *c, const char *sql) {
+  int code = sqlite_run(c, sql);
+  return code == SQLITE_OK || statement_failed(c, code, NULL);
+}
+
+/* What is next runs outside of transactions; done before it is prepared, since a pragma may work already then. */
+static bool script_part(struct db_conn *c, struct script *s) {
+  if (!s->own) return true;
+  s->own = !script_sql(c, "commit");
+  return !s->own;
+}
+
+/* Before `st` runs: the script's transaction begins, or is taken over, as (5) says. False: the report's error says why. */
+static bool script_frame(struct db_conn *c, struct script *s, struct sqlite_statement *st, bool outside) {
+  bool begin = strcmp(st->command, "BEGIN") == 0;
+  if (s->own && begin) {
+    sqlite3_finalize(st->stmt); /* it has begun: nothing is left to run */
+    st->stmt = NULL;
+    s->own = false;
+  }
+  if (s->own || begin || outside || s->at == s->end) return true;
+  if (!st->stmt || sqlite3_stmt_readonly(st->stmt) || !sqlite3_get_autocommit(c->handle)) return true;
+  s->own = script_sql(c, "begin immediate");
+  return s->own;
+}
+
+/* Commits what is the script's own, or undoes it. A rollback can only be interrupted by the cancel that made it necessary. */
+static bool script_over(struct db_conn *c, const struct script *s, bool ok) {
+  if (!s->own) return ok;
+  if (ok && script_sql(c, "commit")) return true;
+  while (!sqlite3_get_autocommit(c->handle) && sqlite_run(c, "rollback") == SQLITE_INTERRUPT) continue;
+  return false;
+}
+
 /* One of a script; `last`: its rows are the script's result. */
 static bool script_statement(struct db_conn *c, struct sqlite_statement *st, bool last) {
-  if (!statement_bind(c, st)) return false;
+  if (!statement_ready(c, st)) return false;
   if (last) return statement_start(c, st, INT_MAX);
   int code = statement_first(c, st);
   while (code == SQLITE_ROW) code = statement_step(st);
   return code == SQLITE_DONE || statement_failed(c, code, NULL);
 }
 
-static bool script_run(struct db_conn *c) {
-  const char *at = c->request.sql, *end = at + c->request.len;
-  bool ok = true;
-  at = words_skip(at, end);
-  do {
-    struct sqlite_statement *st = statement_prepare(c, at, (size_t)(end - at), false, &at);
-    if (!st) return false;
-    at = words_skip(at, end);
-    ok = script_statement(c, st, at == end);
-    statement_release(st);
-  } while (ok && at != end);
+static bool script_next(struct db_conn *c, struct script *s) {
+  bool outside = words_outside(s->at, s->end);
+  if (outside && !script_part(c, s)) return false;
+  struct sqlite_statement *st = statement_prepare(c, s->at, (size_t)(s->end - s->at), false, &s->at);
+  if (!st) return false;
+  s->at = words_skip(s->at, s->end);
+  bool ok = script_frame(c, s, st, outside) && script_statement(c, st, s->at == s->end);
+  statement_ran(c, st);
+  statement_release(st);
+  s->own = s->own && !sqlite3_get_autocommit(c->handle); /* the script, or SQLite for an error, may have ended it */
   return ok;
+}
+
+static bool script_run(struct db_conn *c) {
+  struct script s = {.at = c->request.sql, .end = c->request.sql + c->request.len};
+  bool ok = true;
+  s.at = words_skip(s.at, s.end);
+  do ok = script_next(c, &s);
+  while (ok && s.at != s.end);
+  return script_over(c, &s, ok);
 }
 
 bool sqlite_statement_begin(struct db_conn *c) {
@@ -289,7 +364,8 @@ bool sqlite_statement_begin(struct db_conn *c) {
   if (c->request.script) return script_run(c);
   struct sqlite_statement *st = statement_take(c);
   if (!st) return false;
-  bool ok = statement_bind(c, st) && statement_start(c, st, c->request.stream ? SQLITE_BATCH : INT_MAX);
+  bool ok = statement_ready(c, st) && statement_start(c, st, c->request.stream ? SQLITE_BATCH : INT_MAX);
+  if (ok) statement_ran(c, st);
   if (ok && c->row_ready) {
     INSIST(c->request.stream);
     c->running = st;

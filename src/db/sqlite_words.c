@@ -87,6 +87,21 @@ static void words_object(const char *at, const char *end, char command[WORDS_COM
   if (word[0]) snprintf(command + used, WORDS_COMMAND - used, " %.*s", WORDS_COMMAND / 2 - 1, word);
 }
 
+/* The pragmas that mean something outside a transaction only; [main.]name, in any case. */
+static bool words_pragma_outside(const char *at, const char *end) {
+  static const char *const names[] = {"AUTO_VACUUM", "FOREIGN_KEYS", "JOURNAL_MODE", "SYNCHRONOUS", "TEMP_STORE", "WAL_CHECKPOINT", NULL};
+  char word[WORDS_COMMAND];
+  at = words_space(words_word(words_space(at, end), end, word), end);
+  if (at < end && *at == '.') words_word(words_space(at + 1, end), end, word);
+  return words_is(word, names);
+}
+
+bool words_outside(const char *at, const char *end) {
+  char word[WORDS_COMMAND];
+  at = words_word(words_skip(at, end), end, word);
+  return strcmp(word, "VACUUM") == 0 || (strcmp(word, "PRAGMA") == 0 && words_pragma_outside(at, end));
+}
+
 void words_command(const char *at, const char *end, char command[WORDS_COMMAND]) {
   static const char *const objects[] = {"CREATE", "DROP", "ALTER", NULL};
   static const struct { const char *word, *name; } same[] = {{"VALUES", "SELECT"}, {"REPLACE", "INSERT"}, {"END", "COMMIT"}};

@@ -129,6 +129,7 @@ static void worker_job(struct db_conn *c, enum sqlite_job job) {
   r->gone = job == JOB_CLOSE || (job == JOB_OPEN && r->failed);
   if (r->gone) worker_close(c);
   r->in_transaction = c->handle && !sqlite3_get_autocommit(c->handle);
+  c->read_only = c->read_only && r->in_transaction;
 }
 
 void *sqlite_worker_main(void *conn) {

@@ -61,7 +61,7 @@ bool bytes_decode(char *text, size_t *len);
 enum param_type {
   PARAM_NULL,
   PARAM_INTEGER, /* integer */
-  PARAM_REAL,    /* real */
+  PARAM_REAL,    /* real; NaN is stored as NULL by SQLite, which has none */
   PARAM_BOOLEAN, /* boolean */
   PARAM_TEXT,    /* text, len */
   PARAM_BYTES,   /* text, len: raw */
