@@ -12,12 +12,14 @@
 #include "lsettings.h"
 #include "lsignal.h"
 #include "ltask.h"
+#include "ltrace.h"
 
 int luaopen_pool_core(lua_State *L) {
   luaL_checkversion(L);
   lua_newtable(L);
   lerror_open(L);
   llater_open(L);
+  ltrace_open(L);
   lruntime_open(L);
   ltask_open(L);
   lsettings_open(L);

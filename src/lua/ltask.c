@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "lerror.h"
+#include "ltrace.h"
 
 #define IMMEDIATE_MAX 64 /* waits in a row that need not wait, before the loop gets its turn */
 
@@ -255,9 +256,11 @@ static int task_trace(lua_State *L) {
     if (lua_rawget(L, 2) != LUA_TNIL) lua_settop(L, 2);
     if (lua_gettop(L) == 2) return 1;
   }
-  luaL_traceback(L, t->co, text ? lua_tostring(L, 2) : NULL, 0);
+  lua_pushvalue(L, 2);
+  lua_pushliteral(L, "\n");
+  ltrace_push(L, t->co, 2, 0);
   task_push_spawned(L, t);
-  lua_concat(L, 2);
+  lua_concat(L, text ? 4 : 2);
   if (text) return 1;
   lua_pushliteral(L, "traceback");
   lua_insert(L, -2);
