@@ -156,6 +156,22 @@ describe("db:transaction", function()
     assert.equal(0, db:stats().arrivals)
   end)
 
+  it("inside a transaction takes no options, since a savepoint cannot have them", function()
+    local db = open { size = 1, max_overflow = 0 }
+    local ran = 0
+    assert.is_true(db:transaction(function(tx)
+      local function inner() ran = ran + 1 end
+      for name, value in pairs { isolation = "serializable", read_only = true, deferrable = true, retries = 2 } do
+        assert.error_matches(function() db:transaction(inner, { [name] = value }) end,
+          "^db:transaction: inside a transaction this is a savepoint, which cannot have " .. name)
+      end
+      assert.error_matches(function() tx:transaction(inner, { read_only = true }) end, "c:transaction: .* a savepoint, which cannot have read_only")
+      assert.error_matches(function() tx:transaction(inner, { retries = 1 }) end, "retries is db:transaction's")
+      assert.is_true(db:transaction(inner, {}))
+    end))
+    assert.equal(1, ran)
+  end)
+
   it("runs again after 40001, with retries, until it can be serialized; two writers lose no update", function()
     local db = open()
     insert(db, 1)
@@ -277,6 +293,18 @@ describe("a connection's begin, commit and rollback", function()
     assert.is_true(c:rollback())
     assert.is_false(c.in_transaction)
     assert.same({ 1 }, rows_in(db))
+  end)
+
+  it("know no retries, and do not list them", function()
+    local db = open()
+    local c <close> = check(db:acquire())
+    assert.error_matches(function() c:begin { retries = 3 } end,
+      "c:begin: unknown option 'retries' %(isolation, read_only, deferrable%)")
+    assert.error_matches(function() c:transaction(print, { retires = 3 }) end,
+      "c:transaction: unknown option 'retires' %(isolation, read_only, deferrable%)")
+    assert.error_matches(function() db:transaction(print, { retires = 3 }) end,
+      "db:transaction: unknown option 'retires' %(isolation, read_only, deferrable, retries%)")
+    assert.is_false(c.in_transaction)
   end)
 
   it("c:transaction leaves the connection usable after an error in it", function()

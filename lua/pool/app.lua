@@ -1,5 +1,6 @@
 --- Applications: routes, middleware, hooks, and the function that answers one exchange.
 
+local core = require "pool.core"
 local problem = require "pool.problem"
 local request = require "pool.request"
 local response = require "pool.response"
@@ -80,7 +81,7 @@ end
 -- What pairs an error with where it came from, while the stack is still there. Only a mistake is worth a traceback.
 local function trace(err)
   if problem.classify(err) ~= 500 then return { err = err } end
-  return { err = err, traceback = debug.traceback(nil, 2) }
+  return { err = err, traceback = core.traceback(err, 2) }
 end
 
 --- Calls fn(...) and makes its results, or its failure, a response.

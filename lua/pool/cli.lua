@@ -144,7 +144,7 @@ local function failure(err)
   if err == STOPPED then return err end
   local text = require("pool.problem").text(err)
   if (type(err) == "table" and err.kind) or text:find("\nstack traceback:", 1, true) then return text end
-  return debug.traceback(text, 2)
+  return text .. "\n" .. require("pool.core").traceback(err, 2)
 end
 
 local function setting_flags(values, known)
@@ -193,7 +193,7 @@ function verbs.run(args)
   table.move(args, 2, #args, 1, script_args)
   _G.arg = script_args -- luacheck: ignore 122
   local fine, err = xpcall(chunk, function(raised)
-    return debug.traceback(require("pool.problem").text(raised), 2)
+    return require("pool.problem").text(raised) .. "\n" .. require("pool.core").traceback(raised, 2)
   end, table.unpack(script_args))
   if fine then return 0 end
   complain(err)

@@ -1,16 +1,29 @@
 --- Sessions: SQLAlchemy's unit of work on a connection. One begins at its first statement; commit and rollback give the
 --- connection back, and the next statement begins anew; closing rolls back.
 
+local check = require "pool.check"
 local core = require "pool.core"
+local transaction = require "pool.transaction"
 
 ---@class pool.Session
 ---@field db pool.Pool
+---@field connection pool.Connection | false that it holds
+---@field closed boolean
 local Session = {}
 
 local methods = {}
 
+local function check_session(self, who)
+  if getmetatable(self) == Session then return end
+  core.misuse(("%s: call it on a session, with a colon; got %s"):format(who, type(self)))
+end
+
+local function check_open(self, who)
+  check_session(self, who)
+  if self.closed then core.misuse(("%s: this session was closed"):format(who)) end
+end
+
 local function connection_of(self)
-  if self.closed then core.misuse("this session was closed") end
   if self.connection then return self.connection end
   local connection, err = self.db:acquire()
   if not connection then return nil, err end
@@ -24,8 +37,11 @@ local function connection_of(self)
   return connection
 end
 
-for _, name in ipairs { "query", "json", "exec", "transaction" } do
+for _, name in ipairs { "query", "json", "exec" } do
+  local who = "s:" .. name
   methods[name] = function(self, ...)
+    check_open(self, who)
+    check.statement(who, ...)
     local connection, err = connection_of(self)
     if not connection then return nil, err end
     return connection[name](connection, ...)
@@ -34,16 +50,27 @@ end
 
 --- Rows one at a time; raises when it cannot begin, as iterators do.
 function methods:rows(...)
+  check_open(self, "s:rows")
+  check.statement("s:rows", ...)
   local connection, err = connection_of(self)
   if not connection then error(err, 0) end
   return connection:rows(...)
 end
 
+--- A savepoint.
+function methods:transaction(fn, options)
+  check_open(self, "s:transaction")
+  transaction.check_savepoint(fn, options, "s:transaction")
+  local connection, err = connection_of(self)
+  if not connection then return nil, err end
+  return connection:transaction(fn)
+end
+
 local function finish(self, verb)
-  if self.closed then core.misuse("this session was closed") end
+  check_open(self, "s:" .. verb)
   local connection = self.connection
   if not connection then return true end
-  self.connection = nil
+  self.connection = false
   local ok, err = connection[verb](connection)
   connection:release()
   if not ok then return nil, err end
@@ -58,23 +85,31 @@ function methods:commit() return finish(self, "commit") end
 ---@return true | nil ok, pool.Error? err
 function methods:rollback() return finish(self, "rollback") end
 
---- Gives the connection back; what was not committed is rolled back by the engine before anybody else gets it.
-function methods:close()
+local function close(self)
   local connection = self.connection
-  self.connection, self.closed = nil, true
+  self.connection, self.closed = false, true
   if connection then connection:release() end
 end
 
-Session.__close = methods.close
+--- Gives the connection back; what was not committed is rolled back by the engine before anybody else gets it. Idempotent.
+function methods:close()
+  check_session(self, "s:close")
+  close(self)
+end
 
-function Session.__index(self, name)
+Session.__close = close
+
+function Session:__index(name)
   local method = methods[name]
   if method then return method end
-  if name == "in_transaction" then return rawget(self, "connection") ~= nil end
-  return nil
+  if name == "in_transaction" then return rawget(self, "connection") ~= false end
+  return core.no_field("a Session", name, methods)
 end
 
 Session.__name = "pool.Session"
 
 ---@return pool.Session
-function core.pool_methods:session() return setmetatable({ db = self }, Session) end
+function core.pool_methods:session()
+  check.pool(self, "db:session")
+  return setmetatable({ db = self, connection = false, closed = false }, Session)
+end

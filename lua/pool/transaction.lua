@@ -2,14 +2,18 @@
 ---
 --- A transaction that is not committed needs no undoing here: its connection goes back, and the engine rolls back before
 --- anybody else gets it. So an error passes through untouched, with its own traceback. Only a savepoint, whose connection
---- stays, is rolled back in place.
+--- stays, is rolled back in place: what is raised in one is caught and raised again, and core.keep_traceback remembers where
+--- that was.
 
+local check = require "pool.check"
 local core = require "pool.core"
 
 local Connection, Pool = core.connection_methods, core.pool_methods
 local unpack, pack = table.unpack, table.pack
 
-local OPTIONS = { isolation = "string", read_only = "boolean", deferrable = "boolean", retries = "number" }
+local TYPES = { isolation = "string", read_only = "boolean", deferrable = "boolean", retries = "number" }
+local BEGIN = { "isolation", "read_only", "deferrable" }
+local RETRIED = { "isolation", "read_only", "deferrable", "retries" }
 local ISOLATION = { ["read committed"] = true, ["repeatable read"] = true, serializable = true, ["read uncommitted"] = true }
 local BACKOFF_MIN, BACKOFF_MAX = 0.01, 0.5 -- seconds between the tries of a transaction that could not be serialized
 
@@ -19,16 +23,26 @@ local active = {}
 --- How many savepoints a connection is inside.
 local depths = setmetatable({}, { __mode = "k" })
 
-local function check_options(options, who)
+--- Is it one of these names?
+local function among(names, wanted)
+  for _, name in ipairs(names) do
+    if name == wanted then return true end
+  end
+  return false
+end
+
+local function check_option(name, value, allowed, who)
+  if not among(allowed, name) then
+    core.misuse(("%s: unknown option '%s' (%s)"):format(who, tostring(name), table.concat(allowed, ", ")))
+  end
+  local wanted = TYPES[name]
+  if type(value) ~= wanted then core.misuse(("%s: %s must be a %s, not a %s"):format(who, name, wanted, type(value))) end
+end
+
+local function check_options(options, allowed, who)
   if options == nil then return {} end
   if type(options) ~= "table" then core.misuse(("%s: options must be a table, not a %s"):format(who, type(options))) end
-  for name, value in pairs(options) do
-    local wanted = OPTIONS[name]
-    if not wanted then
-      core.misuse(("%s: unknown option '%s' (isolation, read_only, deferrable, retries)"):format(who, tostring(name)))
-    end
-    if type(value) ~= wanted then core.misuse(("%s: %s must be a %s, not a %s"):format(who, name, wanted, type(value))) end
-  end
+  for name, value in pairs(options) do check_option(name, value, allowed, who) end
   if options.isolation and not ISOLATION[options.isolation:lower()] then
     core.misuse(("%s: isolation '%s' is none of read committed, repeatable read, serializable"):format(who, options.isolation))
   end
@@ -39,28 +53,38 @@ local function check_options(options, who)
   return options
 end
 
-local function check_function(fn, who)
-  if type(fn) ~= "function" then core.misuse(("%s: a function is wanted, not a %s"):format(who, type(fn))) end
+--- A savepoint takes over what its transaction began with.
+local function check_no_options(options, who)
+  local name = next(options)
+  if name then
+    core.misuse(("%s: inside a transaction this is a savepoint, which cannot have %s: give it to the outermost one"):format(who, name))
+  end
 end
 
 local function begin_sql(connection, options)
   return core.begin_sql(connection.db, options.isolation and options.isolation:lower(), options.read_only, options.deferrable)
 end
 
+local function begin(connection, options)
+  local rows, err = connection:query(begin_sql(connection, options))
+  if not rows then return nil, err end
+  return true
+end
+
 --- Begins a transaction.
 ---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean }
 ---@return true | nil ok, pool.Error? err
 function Connection:begin(options)
-  options = check_options(options, "c:begin")
+  check.connection(self, "c:begin")
+  options = check_options(options, BEGIN, "c:begin")
   if self.in_transaction then core.misuse("c:begin: a transaction is under way on this connection already (c:transaction nests)") end
-  local rows, err = self:query(begin_sql(self, options))
-  if not rows then return nil, err end
-  return true
+  return begin(self, options)
 end
 
 --- Commits. A COMMIT that the server answers with ROLLBACK, because a statement had failed, is an error.
 ---@return true | nil ok, pool.Error? err
 function Connection:commit()
+  check.connection(self, "c:commit")
   local rows, err = self:query("COMMIT")
   if not rows then return nil, err end
   if rows.command == "ROLLBACK" then
@@ -72,6 +96,7 @@ end
 
 ---@return true | nil ok, pool.Error? err
 function Connection:rollback()
+  check.connection(self, "c:rollback")
   local rows, err = self:query("ROLLBACK")
   if not rows then return nil, err end
   return true
@@ -101,7 +126,7 @@ local function savepoint(connection, fn)
     depths[connection] = depth - 1
     return nil, err
   end
-  local results = pack(pcall(fn, connection))
+  local results = pack(xpcall(fn, core.keep_traceback, connection))
   if not results[1] then
     savepoint_undo(connection, name)
     error(results[2], 0)
@@ -138,7 +163,7 @@ local function once(db, fn, options)
   if not connection then return nil, err end
   local _ <close> = connection
   local ok
-  ok, err = connection:begin(options)
+  ok, err = begin(connection, options)
   if not ok then return nil, err end
   local _ <close> = enter(db, connection)
   return settle(function()
@@ -152,7 +177,7 @@ local function may_retry(err) return core.is_error(err) and (err.sqlstate == "40
 local function with_retries(db, fn, options, retries)
   local backoff = BACKOFF_MIN
   while true do
-    local results = pack(pcall(once, db, fn, options))
+    local results = pack(xpcall(once, core.keep_traceback, db, fn, options))
     local err
     if results[1] then err = results[2] == nil and results[3] or nil else err = results[2] end
     if not may_retry(err) or retries == 0 then
@@ -172,10 +197,14 @@ end
 ---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean, retries?: integer }
 ---@return any ... fn's results, true if none; or nil, err
 function Pool:transaction(fn, options)
-  check_function(fn, "db:transaction")
-  options = check_options(options, "db:transaction")
+  check.pool(self, "db:transaction")
+  check.fn(fn, "db:transaction")
+  options = check_options(options, RETRIED, "db:transaction")
   local inside = current(self)
-  if inside then return savepoint(inside, fn) end
+  if inside then
+    check_no_options(options, "db:transaction")
+    return savepoint(inside, fn)
+  end
   local retries = options.retries or 0
   if retries == 0 then return once(self, fn, options) end
   return with_retries(self, fn, options, retries)
@@ -186,13 +215,19 @@ end
 ---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean }
 ---@return any ... fn's results, true if none; or nil, err
 function Connection:transaction(fn, options)
-  check_function(fn, "c:transaction")
-  options = check_options(options, "c:transaction")
-  if options.retries then core.misuse("c:transaction: retries is db:transaction's: here the connection is yours") end
-  if self.in_transaction then return savepoint(self, fn) end
-  local ok, err = self:begin(options)
+  check.connection(self, "c:transaction")
+  check.fn(fn, "c:transaction")
+  if type(options) == "table" and options.retries then
+    core.misuse("c:transaction: retries is db:transaction's: here the connection is yours")
+  end
+  options = check_options(options, BEGIN, "c:transaction")
+  if self.in_transaction then
+    check_no_options(options, "c:transaction")
+    return savepoint(self, fn)
+  end
+  local ok, err = begin(self, options)
   if not ok then return nil, err end
-  local results = pack(pcall(fn, self))
+  local results = pack(xpcall(fn, core.keep_traceback, self))
   if not results[1] or (results[2] == nil and results[3] ~= nil) then
     self:rollback()
     if not results[1] then error(results[2], 0) end
@@ -200,3 +235,11 @@ function Connection:transaction(fn, options)
   end
   return settle(function() return self:commit() end, unpack(results, 2, results.n))
 end
+
+return {
+  --- For who runs fn in a transaction that there is already: no option can be had.
+  check_savepoint = function(fn, options, who)
+    check.fn(fn, who)
+    check_no_options(check_options(options, BEGIN, who), who)
+  end,
+}
