@@ -54,6 +54,13 @@ function pools.logged(text)
   end
 end
 
+--- What the first line of the log that has such a field says in it; nil when none has.
+function pools.field(name)
+  for _, line in ipairs(log) do
+    if line.fields and line.fields[name] ~= nil then return line.fields[name] end
+  end
+end
+
 --- Lets the loop turn until the condition holds; raises after `seconds` (default 10).
 function pools.wait(condition, seconds, what)
   local deadline = pool.now() + (seconds or 10)
