@@ -165,7 +165,8 @@ describe("db:transaction", function()
         assert.error_matches(function() db:transaction(inner, { [name] = value }) end,
           "^db:transaction: inside a transaction this is a savepoint, which cannot have " .. name)
       end
-      assert.error_matches(function() tx:transaction(inner, { read_only = true }) end, "c:transaction: .* a savepoint, which cannot have read_only")
+      assert.error_matches(function() tx:transaction(inner, { read_only = true }) end,
+        "c:transaction: .* a savepoint, which cannot have read_only")
       assert.error_matches(function() tx:transaction(inner, { retries = 1 }) end, "retries is db:transaction's")
       assert.is_true(db:transaction(inner, {}))
     end))

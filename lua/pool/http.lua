@@ -1,5 +1,6 @@
 --- `require "pool.http"`: what an application for `pool serve` is written with.
 
+local problem = require "pool.problem"
 local response = require "pool.response"
 
 local http = {}
@@ -83,6 +84,14 @@ local function health_of(stats, alive, err)
   return (full or busy) and "saturated" or "healthy", "connected"
 end
 
+--- What a client may know of it; the rest, hosts and all, is for the log.
+local function health_error(req, err)
+  local text = problem.text(err):gsub("%s*\n%s*", " | ")
+  require("pool").log("warn", "health: " .. text, { id = req.id })
+  local kind = type(err) == "table" and type(err.kind) == "string" and err.kind or "error"
+  return kind .. ": the database cannot be reached"
+end
+
 --- A handler: how the pool and its database are. 200 for healthy and saturated, 503 for unhealthy.
 ---@param req pool.Request
 function http.health(req)
@@ -96,7 +105,7 @@ function http.health(req)
       size = stats.size, max_overflow = stats.max_overflow, idle = stats.idle, leased = stats.leased, waiting = stats.waiting,
       opening = stats.opening, closing = stats.closing, total = stats.total, utilization = stats.utilization,
     },
-    error = status == "unhealthy" and (type(err) == "table" and err.message or tostring(err)) or nil,
+    error = status == "unhealthy" and health_error(req, err) or nil,
   }
   return status == "unhealthy" and 503 or 200, body, { ["cache-control"] = "no-store" }
 end
