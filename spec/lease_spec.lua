@@ -39,7 +39,7 @@ describe("a lease that db:close cuts", function()
       local fine, err = pcall(c.rows, c, "select 1")
       assert.is_false(fine)
       assert.equal("closed", err.kind)
-      assert.is_false(c.in_transaction)
+      assert.is_nil(c.in_transaction)
       local value
       value, err = t:join()
       assert.is_nil(value)

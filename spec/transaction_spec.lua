@@ -516,3 +516,39 @@ describe("a statement", function()
     assert.equal(1, db:stats().cancelled)
   end)
 end)
+
+describe("a transaction that cannot be finished as meant", function()
+  before_each(pools.begin)
+  after_each(pools.finish)
+
+  it("is an error when its connection died, even if fn did not look at its statements' errors", function()
+    local db, name = pools.open { size = 1, max_overflow = 0 }
+    local value, err = db:transaction(function(tx)
+      postgres.terminate(name)
+      tx:query "select 1"
+      return "done"
+    end)
+    assert.is_nil(value)
+    assert.equal("lost", err.kind)
+  end)
+
+  it("does not commit what a savepoint did that could not be undone", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    check(db:exec "create table if not exists undone (n int); truncate undone")
+    local value, err = db:transaction(function(tx)
+      check(tx:query "insert into undone values (1)")
+      pool.deadline(0.05, function()
+        return tx:transaction(function()
+          check(tx:query "insert into undone values (2)")
+          pool.sleep(1)
+          return nil, "too late"
+        end)
+      end)
+      return "committed"
+    end)
+    assert.is_nil(value)
+    assert.equal("deadline", err.kind)
+    assert.equal(0, check(db:query "select count(*)::int as n from undone")[1].n)
+    check(db:exec "drop table undone")
+  end)
+end)

@@ -23,6 +23,9 @@ local active = {}
 --- How many savepoints a connection is inside.
 local depths = setmetatable({}, { __mode = "k" })
 
+--- Connections whose transaction was ended by commit or rollback; and those with a savepoint that could not be undone, and why.
+local ended, broken = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "k" })
+
 --- Is it one of these names?
 local function among(names, wanted)
   for _, name in ipairs(names) do
@@ -66,6 +69,7 @@ local function begin_sql(connection, options)
 end
 
 local function begin(connection, options)
+  ended[connection], broken[connection], depths[connection] = nil, nil, nil
   local rows, err = connection:query(begin_sql(connection, options))
   if not rows then return nil, err end
   return true
@@ -81,10 +85,17 @@ function Connection:begin(options)
   return begin(self, options)
 end
 
---- Commits. A COMMIT that the server answers with ROLLBACK, because a statement had failed, is an error.
+--- Commits. A COMMIT that the server answers with ROLLBACK, because a statement had failed, is an error; so is one after a
+--- savepoint that could not be undone: that transaction is rolled back.
 ---@return true | nil ok, pool.Error? err
 function Connection:commit()
   check.connection(self, "c:commit")
+  ended[self] = true
+  if broken[self] then
+    local why = broken[self]
+    self:rollback()
+    return nil, why
+  end
   local rows, err = self:query("COMMIT")
   if not rows then return nil, err end
   if rows.command == "ROLLBACK" then
@@ -97,6 +108,7 @@ end
 ---@return true | nil ok, pool.Error? err
 function Connection:rollback()
   check.connection(self, "c:rollback")
+  ended[self], broken[self] = true, nil
   local rows, err = self:query("ROLLBACK")
   if not rows then return nil, err end
   return true
@@ -112,9 +124,11 @@ local function settle(finish, ...)
   return ...
 end
 
+--- What was done since the savepoint must not be committed, even where its undoing fails (a deadline that has passed).
 local function savepoint_undo(connection, name)
   depths[connection] = depths[connection] - 1
-  return connection:exec(("ROLLBACK TO SAVEPOINT %s; RELEASE SAVEPOINT %s"):format(name, name))
+  local ok, err = connection:exec(("ROLLBACK TO SAVEPOINT %s; RELEASE SAVEPOINT %s"):format(name, name))
+  if not ok then broken[connection] = err end
 end
 
 local function savepoint(connection, fn)
@@ -167,7 +181,7 @@ local function once(db, fn, options)
   if not ok then return nil, err end
   local _ <close> = enter(db, connection)
   return settle(function()
-    if not connection.in_transaction then return true end -- fn ended it itself
+    if ended[connection] then return true end -- by fn itself
     return connection:commit()
   end, fn(connection))
 end

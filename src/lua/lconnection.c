@@ -291,7 +291,7 @@ static bool connection_field_of_gone(lua_State *L, const char *key) {
   else if (strcmp(key, "db") == 0)
     lua_getiuservalue(L, 1, 1);
   else if (strcmp(key, "in_transaction") == 0 && connection_cut(c))
-    lua_pushboolean(L, false);
+    lua_pushnil(L); /* not known any more */
   else
     return false;
   return true;
