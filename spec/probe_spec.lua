@@ -74,7 +74,7 @@ describe("db:probe", function()
   it("wants seconds", function()
     local db = pools.open { size = 1 }
     assert.error_matches(function() db:probe() end, "db:probe: a number of seconds from 0 up is wanted, not nil")
-    assert.error_matches(function() db:probe "1" end, "not string")
+    assert.error_matches(function() db:probe "1" end, 'not the string "1"')
     assert.error_matches(function() db:probe(-1) end, "not %-1")
   end)
 end)

@@ -248,7 +248,7 @@ describe("task:join", function()
       local line = here() + 1
       local ok, message = pcall(function() me:join("soon") end)
       assert.is_false(ok)
-      assert.match("task_spec.lua:" .. line .. ": task:join timeout: a number of seconds .* not soon", message)
+      assert.match("task_spec.lua:" .. line .. ": task:join timeout: a number of seconds .* not the string \"soon\"", message)
       assert.is_false(pcall(me.join, me, -1))
       assert.is_false(pcall(me.join, me, 0 / 0))
     end)

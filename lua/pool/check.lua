@@ -13,11 +13,6 @@ function check.fn(fn, who)
   if type(fn) ~= "function" then core.misuse(("%s: a function is wanted, not a %s"):format(who, type(fn))) end
 end
 
-function check.seconds(value, who)
-  if type(value) == "number" and value >= 0 then return value end
-  core.misuse(("%s: a number of seconds from 0 up is wanted, not %s"):format(who, type(value) == "number" and value or type(value)))
-end
-
 --- A statement and, unless it is a script, any number of parameters.
 function check.statement(who, ...)
   local sql = ...

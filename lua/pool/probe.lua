@@ -41,7 +41,7 @@ end
 ---@return true | nil alive, pool.Error? err
 function core.pool_methods:probe(seconds)
   check.pool(self, "db:probe")
-  local give_up = core.now() + check.seconds(seconds, "db:probe")
+  local give_up = core.now() + core.check_seconds(seconds, "db:probe")
   while true do
     local stats = self:stats()
     if news(stats) then return true end

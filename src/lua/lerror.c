@@ -100,6 +100,24 @@ const char *lerror_push_key(lua_State *L, int index) {
   }
 }
 
+/* The text in quotes, cut when it is long. */
+static const char *text_push(lua_State *L, const char *text) {
+  char cut[40];
+  text_copy(cut, sizeof cut, text);
+  return lua_pushfstring(L, "the string \"%s\"", cut);
+}
+
+const char *lerror_push_value(lua_State *L, int index) {
+  switch (lua_type(L, index)) {
+    case LUA_TNONE: return lua_pushliteral(L, "nothing");
+    case LUA_TSTRING: return text_push(L, lua_tostring(L, index));
+    case LUA_TNIL:
+    case LUA_TBOOLEAN:
+    case LUA_TNUMBER: return luaL_tolstring(L, index, NULL);
+    default: return lua_pushfstring(L, "a %s", luaL_typename(L, index));
+  }
+}
+
 /* The nearest of the fields and of the names in the table; NULL when none is near. */
 static const char *field_nearest(lua_State *L, const char *wanted, const char *const *fields, int names) {
   struct nearest near;

@@ -35,6 +35,9 @@ int lerror_misuse(lua_State *L, const char *format, ...) __attribute__((format(p
 /* Pushes how the key at index reads in a message: 'name', [5] or [a table]. Returns it. */
 const char *lerror_push_key(lua_State *L, int index);
 
+/* Pushes how the value at index reads after "not": 5, nil, the string "5", a table. Returns it. */
+const char *lerror_push_value(lua_State *L, int index);
+
 /* Raises misuse for the key at index, which `what` ("a Pool") does not have, naming the nearest of the fields (NULL-terminated;
    NULL: none) and of the names in the table at index `names`. */
 int lerror_no_field(lua_State *L, const char *what, int key, const char *const *fields, int names);

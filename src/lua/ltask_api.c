@@ -18,7 +18,7 @@ usec lruntime_check_seconds(lua_State *L, int index, const char *what) {
   int is_number;
   lua_Number s = lua_tonumberx(L, index, &is_number);
   if (!is_number || lua_type(L, index) != LUA_TNUMBER || !(s >= 0))
-    lerror_misuse(L, "%s: a number of seconds from 0 up is wanted, not %s", what, luaL_tolstring(L, index, NULL));
+    lerror_misuse(L, "%s: a number of seconds from 0 up is wanted, not %s", what, lerror_push_value(L, index));
   return s >= 1e12 ? NEVER : (usec)(s * USEC_PER_SECOND);
 }
 
@@ -104,14 +104,16 @@ static const char *task_status_name(const struct task *t) {
 
 static int task_index(lua_State *L) {
   struct task *t = task_check(L, 1);
-  const char *key = luaL_checkstring(L, 2);
-  if (lua_getfield(L, lua_upvalueindex(1), key) != LUA_TNIL) return 1;
+  lua_pushvalue(L, 2);
+  if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL) return 1;
+  static const char *const fields[] = {"status", "id", NULL};
+  const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
   if (strcmp(key, "status") == 0)
     lua_pushstring(L, task_status_name(t));
   else if (strcmp(key, "id") == 0)
     lua_pushinteger(L, (lua_Integer)t->id);
   else
-    return lerror_misuse(L, "a Task has no '%s' (join, cancel, status, id)", key);
+    return lerror_no_field(L, "a Task", 2, fields, lua_upvalueindex(1));
   return 1;
 }
 
@@ -260,6 +262,13 @@ static int api_time_left(lua_State *L) {
   return 1;
 }
 
+/* core.check_seconds(value, what) -> value: for pool's Lua files. */
+static int api_check_seconds(lua_State *L) {
+  lruntime_check_seconds(L, 1, luaL_checkstring(L, 2));
+  lua_settop(L, 1);
+  return 1;
+}
+
 /* core.task_key() -> a key for what belongs to the running task */
 static int api_task_key(lua_State *L) {
   lua_pushlightuserdata(L, ltask_current(L));
@@ -398,7 +407,8 @@ static void meta_close_with(lua_State *L, const char *name, lua_CFunction close)
 
 void ltask_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"run", api_run},           {"spawn", api_spawn},       {"all", api_all}, {"sleep", api_sleep},
-                                       {"deadline", api_deadline}, {"time_left", api_time_left}, {"task_key", api_task_key}, {NULL, NULL}};
+                                       {"deadline", api_deadline}, {"time_left", api_time_left}, {"task_key", api_task_key},
+                                       {"check_seconds", api_check_seconds}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"join", task_join}, {"cancel", task_cancel}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", task_gc}, {"__tostring", task_tostring}, {NULL, NULL}};
   luaL_newmetatable(L, LTASK_NAME);
