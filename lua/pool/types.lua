@@ -89,7 +89,7 @@ error "pool.types is for editors: nothing runs it"
 ---@field pooler? "auto" | "none" | "transaction" whether a transaction pooler stands before the server, default auto; not live
 ---@field nested? "allow" | "error" a second connection acquired by a task that holds one, default allow
 ---@field null? "absent" | "sentinel" NULL in a row: the key is absent (default), or pool.null; not live
----@field leak_after? number seconds after which a lease is reported with its traceback, default 60; 0: never
+---@field leak_after? number seconds after which a lease is reported: where it was acquired, where its task stands, default 60; 0: never
 ---@field echo? boolean log every statement, never its parameters, default false
 
 --- One setting as pool.settings() lists it.
@@ -312,7 +312,7 @@ function Connection:commit() end
 ---@return pool.Error? err
 function Connection:rollback() end
 
---- As db:transaction, on this connection; a savepoint when it is in a transaction already.
+--- As db:transaction, on this connection; a savepoint, which takes no options, when it is in a transaction already.
 ---@param fn fun(tx: pool.Connection): ...
 ---@param options? { isolation?: string, read_only?: boolean, deferrable?: boolean }
 ---@return any ... fn's results, true if none; or nil, err
@@ -339,6 +339,7 @@ function Connection:release() end
 ---@class pool.Session
 ---@field db pool.Pool
 ---@field in_transaction boolean whether it holds a connection
+---@field closed boolean
 local Session = {}
 
 ---@param sql string

@@ -14,7 +14,7 @@ static const struct setting host_rows[] = {
     {"null", "DB_POOL_NULL", SETTING_CHOICE, AT(null), "absent", .choices = null_choices,
      .help = "NULL in a row: the key is absent, or pool.null"},
     {"leak_after", "DB_POOL_LEAK_AFTER", SETTING_DURATION, AT(leak_after), "60", .max = 1e9, .zero = "never", .live = true,
-     .help = "a lease older than this is reported with its traceback"},
+     .help = "a lease older than this is reported: where it was acquired, and where its task stands now"},
     {"echo", "DB_ECHO", SETTING_FLAG, AT(echo), "false", .live = true, .help = "log every statement, never its parameters"},
 };
 
