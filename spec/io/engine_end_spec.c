@@ -36,7 +36,8 @@ static void specify_setups(struct world *w) {
     error_set(&error, POOL_CONNECT, "no such schema");
     error.permanent = true;
     engine_setup_done(w->setting_up, &error);
-    CHECK(a.ended == 1 && a.error.kind == POOL_CONNECT && w->db.live == 0);
+    world_settle(w);
+    CHECK(a.ended == 1 && a.error.kind == POOL_CONNECT && w->db.live == 0 && w->db.closes == 1);
     CHECK_TEXT(a.error.message, "no such schema");
     world_end(w);
   }
@@ -85,7 +86,9 @@ static void specify_setups_refused(struct world *w) {
     caller_run(&b, w->setting_up, "begin");
     world_settle(w);
     engine_setup_done(w->setting_up, NULL);
-    CHECK(w->db.live == 0 && a.ended == 0);
+    CHECK(w->db.live == 1 && pool_slot(engine_pool(w->engine), 0)->state == SLOT_OPENING); /* until the server has let go */
+    world_settle(w);
+    CHECK(w->db.live == 0 && a.ended == 0 && w->db.closes == 1);
     caller_leave(&a);
     world_end(w);
   }
@@ -95,6 +98,7 @@ static void specify_setups_refused(struct world *w) {
     world_settle(w);
     engine_retire(w->setting_up);
     engine_setup_done(w->setting_up, NULL);
+    world_settle(w);
     CHECK(w->db.live == 0 && a.ended == 0);
     caller_leave(&a);
     world_end(w);
@@ -106,7 +110,9 @@ static void specify_setups_refused(struct world *w) {
     w->db.answers[OP_STATEMENT].after = NEVER;
     caller_run(&b, w->setting_up, "set");
     engine_setup_done(w->setting_up, NULL);
-    CHECK(b.ended == 1 && b.error.kind == POOL_CANCELLED && w->db.live == 0);
+    CHECK(b.ended == 1 && b.error.kind == POOL_CANCELLED && w->db.cancels == 1);
+    world_settle(w);
+    CHECK(w->db.live == 0 && w->db.closes == 1);
     caller_leave(&b); /* harmless: it has ended */
     caller_leave(&a);
     world_end(w);
@@ -251,7 +257,9 @@ static void specify_cuts(struct world *w) {
     engine_drain(w->engine);
     engine_cut(w->engine);
     CHECK(a.ended == 1 && a.error.kind == POOL_CLOSED && b.ended == 1 && b.error.kind == POOL_CLOSED);
-    CHECK(w->cut == 1 && w->db.live == 0);
+    CHECK(w->cut == 1 && w->db.cancels == 1);
+    world_settle(w);
+    CHECK(w->db.live == 0 && w->db.closes == 1);
     caller_leave(&b);
     world_end(w);
   }

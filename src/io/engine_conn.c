@@ -4,7 +4,7 @@
 **   EMPTY -> OPENING (conn_open) -> SETUP (somebody wants to prepare it) -> IDLE
 **   IDLE -> CHECKING (conn_check) -> IDLE;   IDLE -> LEASED (conn_lease) -> IDLE, RESETTING (conn_reset) -> IDLE
 **   LEASED, SETUP -> RUNNING (conn_run) -> back, or -> STOPPING (its caller left) -> back
-**   any but EMPTY -> CLOSING (conn_close) -> EMPTY
+**   any but EMPTY -> CLOSING (conn_close) -> EMPTY; from SETUP too, when it failed: the slot is OPENING until then
 ** A connection that dies while leased stays LEASED and `dead` until it is given back; statements on it fail at once. One timer
 ** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset or a goodbye. The read watch stays on
 ** through idle and busy alike, so that a query costs no change of it; it is off between the batches of a stream, which is
@@ -133,17 +133,14 @@ static bool conn_setup_clean(const struct conn *c) {
   return c->job == CONN_SETUP && !c->dead && !c->retire && !c->streaming && c->engine->driver->status(c->db) == DB_IDLE;
 }
 
+/* The server hears a goodbye before the open is answered: what a set-up left running must not run on beside the next attempt. */
 static void conn_setup_failed(struct conn *c, const struct pool_error *error) {
-  struct engine *e = c->engine;
-  if (e->events.closed) e->events.closed(e->user, c, "failed");
-  if (!error && c->why) {
-    e->error = *c->why;
-    error = &e->error;
-  } else if (!error) {
-    error_set(&e->error, POOL_CONNECT, "a connection was lost, invalidated, or left busy or in a transaction by its set-up");
-    error = &e->error;
-  }
-  conn_open_failed(c, error);
+  if (!c->why) c->why = calloc(1, sizeof *c->why);
+  if (c->why && error)
+    *c->why = *error;
+  else if (c->why && c->why->kind == POOL_OK)
+    error_set(c->why, POOL_CONNECT, "a connection was lost, invalidated, or left busy or in a transaction by its set-up");
+  conn_close(c);
 }
 
 void engine_setup_done(struct conn *c, const struct pool_error *error) {
@@ -164,6 +161,7 @@ static void conn_cut_open(struct conn *c) {
   struct engine *e = c->engine;
   struct pool_error error;
   error_set(&error, POOL_CLOSED, "the pool was closed while the connection was opened");
+  if (c->job == CONN_CLOSING) return; /* its set-up has failed already */
   if (c->lease == 0) {
     conn_open_failed(c, &error);
     return;
@@ -208,15 +206,25 @@ void conn_reset(struct conn *c) {
 
 static void conn_closed(struct conn *c) {
   struct engine *e = c->engine;
-  if (e->events.closed) e->events.closed(e->user, c, c->dead ? "lost" : "closed");
-  conn_discard(c);
-  pool_closed(e->core, c->slot, engine_now(e));
+  bool set_up = c->slot->state != SLOT_OPENING; /* else its set-up failed, and that is the open's answer */
+  if (e->events.closed) e->events.closed(e->user, c, !set_up ? "failed" : c->dead ? "lost" : "closed");
+  if (set_up) {
+    conn_discard(c);
+    pool_closed(e->core, c->slot, engine_now(e));
+    return;
+  }
+  if (c->why)
+    e->error = *c->why;
+  else
+    error_set(&e->error, POOL_CONNECT, "the set-up of a connection failed");
+  conn_open_failed(c, &e->error);
 }
 
 void conn_close(struct conn *c) {
   const struct driver *d = c->engine->driver;
   enum db_status status = d->status(c->db);
   bool hopeless = c->dead || status == DB_DEAD;
+  bool cancelling = c->moving && (c->job == CONN_RUNNING || c->job == CONN_STOPPING);
   c->dead = hopeless;
   if (hopeless) {
     conn_closed(c);
@@ -228,7 +236,7 @@ void conn_close(struct conn *c) {
   c->parting = status != DB_BUSY;
   if (c->parting)
     d->close(c->db);
-  else /* the server would not hear a goodbye before its statement is over */
+  else if (!cancelling) /* the server would not hear a goodbye before its statement is over */
     d->cancel(c->db);
   conn_start_timer(c, CLOSE_TIMEOUT);
   conn_step(c);
