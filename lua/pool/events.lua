@@ -3,13 +3,13 @@
 ---   connect(conn)            a new connection, before its first lease; may query; an error (raised, or nil, err) fails the open
 ---   acquire(conn)            somebody was given a connection
 ---   release(conn, outcome)   ... and gives it back: "clean", "reset", "lost", "retired"
----   close(id, reason)        a connection was closed: "closed" or "lost"
+---   close(id, reason)        a connection was closed: "closed", "lost", or "failed" in its set-up
 ---   timeout(err)             somebody waited in vain
 ---   settings(new, old, by)   db:configure changed something
 ---
---- A lease that nobody gave back (its task ended without a <close>, or the collector found it) is told in the log instead of to release.
---- All but connect run inside the call they tell of and may not wait; their errors are logged. While somebody listens to
---- acquire or release, a single db:query is a lease too, and so tells of both.
+--- None but connect may wait; their errors are logged. They run inside the call they tell of, or soon after where that is no call: a
+--- close, the release of a lease that nobody gave back (its conn has only its id left). While somebody listens to acquire or
+--- release, a single db:query is a lease too, and so tells of both.
 
 local check = require "pool.check"
 local core = require "pool.core"

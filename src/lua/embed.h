@@ -10,6 +10,7 @@
 **   ev_run(EV_DEFAULT, 0);
 **
 ** There the host runs the loop, and nothing else does: a call that waits belongs into pool.spawn; outside a task it raises.
+** Connections that are open and tasks that wait keep ev_run going: end with db:close() in a task, or with ev_break.
 ** Lua and libev must be those that the module was built with. One state belongs to one thread. Closing the state closes what
 ** pool holds; the loop stays the host's, and must outlive the state.
 */
