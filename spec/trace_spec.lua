@@ -1,6 +1,7 @@
 -- Where an error was raised is told though it was caught and raised again on its way: out of savepoints and retried transactions.
 
 local pool = require "pool"
+local process = require "support.process"
 
 local URL = "sqlite:///:memory:"
 
@@ -66,6 +67,34 @@ describe("the traceback of an error raised", function()
       assert.equal(1, count(err.traceback, "stack traceback:"))
     end)
   end
+
+  it("in a savepoint is told by pool run, and to the log by a handler's failure", function()
+    local command = os.getenv "POOL_SPEC_COMMAND"
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write([[
+      local function culprit() error "oops" end
+      local db = require("pool").new "sqlite:///:memory:"
+      db:transaction(function(tx) tx:transaction(function() culprit() end) end)]])
+    file:close()
+    local output, code = process.run(process.quote(command) .. " run " .. path .. " 2>&1")
+    os.remove(path)
+    assert.equal(1, code)
+    assert.equal(1, count(output, "stack traceback:"))
+    assert.matches("oops\nstack traceback:.*'culprit'", output)
+
+    local db <close> = pool.new(URL)
+    local real, traceback = pool.log, nil
+    pool.log = function(_, _, fields) traceback = traceback or fields.traceback end
+    local exchange = { method = "GET", path = "/", id = "r1", headers = {}, body = "", query_string = "", respond = function() end }
+    local app = require("pool.http").app()
+    app:get("/", function(req)
+      req.db:transaction(function(tx) tx:transaction(function() culprit "oops" end) end)
+    end)
+    app:handler(db)(exchange)
+    pool.log = real
+    assert.matches("'culprit'", traceback)
+  end)
 
   it("and caught outside a savepoint leaves the raised value untouched", function()
     local db <close> = pool.new(URL)
