@@ -388,6 +388,51 @@ static void lock_specs(struct db *db, struct db_conn *a) {
   disconnect(b);
 }
 
+static void turn_specs(struct db *db, struct db_conn *a) {
+  static const char *const begins[] = {"begin immediate", "insert into turns values (1)", "insert into turns values (2) returning a"};
+  struct db_conn *b = connect_to(db), *c = connect_to(db);
+  CHECK(done(a, "create table turns(a)"));
+  TEST("who waits to write comes before one who begins again") {
+    for (int i = 0; i < 9; i++) {
+      CHECK(done(a, "begin immediate"));
+      CHECK(begin_statement(b, begins[i % 3], NULL, 0, i % 2, false));
+      CHECK(waits(b, 20));
+      CHECK(begin_statement(c, "begin immediate", NULL, 0, false, false));
+      CHECK(waits(c, 20));
+      CHECK(done(a, i % 2 ? "commit" : "rollback"));
+      CHECK(begin_statement(a, "begin immediate", NULL, 0, false, false));
+      CHECK_INT(finish(b, &last), DB_DONE);
+      D->free_result(D->result(b));
+      CHECK_INT(reset(b), DB_DONE);
+      CHECK_INT(finish(c, &last), DB_DONE);
+      D->free_result(D->result(c));
+      CHECK(waits(a, 20));
+      CHECK_INT(reset(c), DB_DONE);
+      CHECK_INT(finish(a, &last), DB_DONE);
+      D->free_result(D->result(a));
+      CHECK_INT(reset(a), DB_DONE);
+    }
+  }
+  TEST("who leaves the line, or ends with its turn, holds nobody up") {
+    CHECK(done(a, "begin immediate"));
+    CHECK(begin_statement(b, "begin immediate", NULL, 0, false, false));
+    CHECK(waits(b, 20));
+    CHECK(begin_statement(c, "begin immediate", NULL, 0, false, false));
+    CHECK(waits(c, 20));
+    D->cancel(b);
+    CHECK_INT(finish(b, &last), DB_FAILED);
+    CHECK_INT(last.kind, POOL_CANCELLED);
+    D->abandon(c);
+    CHECK(begin_statement(b, "begin immediate", NULL, 0, false, false));
+    CHECK(waits(b, 20));
+    D->abandon(a);
+    CHECK_INT(finish(b, &last), DB_DONE);
+    D->free_result(D->result(b));
+    CHECK(done(b, "rollback"));
+  }
+  disconnect(b);
+}
+
 /* One of ten that write at once: begins, inserts, commits, over and over. */
 struct writer {
   struct db_conn *c;
@@ -459,6 +504,7 @@ void sqlite_run_specs(struct home *h, struct db *db, struct db_conn *c) {
   eviction_spec(c);
   cancel_specs(c);
   lock_specs(db, c);
+  turn_specs(db, connect_to(db));
   writers_spec(db, c);
   depth_spec(c);
 }

@@ -67,6 +67,8 @@ static struct db *sqlite_create(const struct db_settings *settings, db_log_fn lo
   } else if (place_path(place, settings->database_url, error)) {
     atomic_init(&place->owners, 1);
     atomic_init(&place->shapes, 0);
+    pthread_mutex_init(&place->turns, NULL);
+    list_init(&place->line);
     place->statement_cache = settings->statement_cache;
     *db = (struct db){.place = place, .log = log, .user = user, .reset = settings->reset};
     return db;
@@ -175,6 +177,8 @@ static struct db_conn *sqlite_conn_open(struct db *db, struct pool_error *error)
   atomic_init(&c->owners, 2);
   pthread_mutex_init(&c->lock, NULL);
   pthread_cond_init(&c->posted, NULL);
+  list_init(&c->in_line);
+  c->turn_event = -1;
   c->db = db;
   c->place = db->place;
   atomic_fetch_add(&db->place->owners, 1);

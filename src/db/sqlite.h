@@ -26,9 +26,16 @@ struct sqlite_place {
   atomic_uint_fast64_t shapes; /* shape identities given out */
   bool memory, read_only;
   int statement_cache;
+  pthread_mutex_t turns;       /* guards `writing`, `line`, and the turns of those in it: sqlite_turn.c */
+  bool writing;                /* a connection has the turn */
+  struct list line;            /* struct db_conn by in_line: who waits for it */
   char path[SETTING_TEXT_MAX + 4096]; /* absolute, or ":memory:" */
 };
 void place_leave(struct sqlite_place *);
+
+/* ---- whose turn it is to write: sqlite_turn.c ---- */
+bool turn_take(struct db_conn *); /* waits for it; false: cancelled, or it took too long */
+void turn_give(struct db_conn *);
 
 /* ---- what a statement's rows look like; shared by the statement and its results ---- */
 struct sqlite_shape {
@@ -142,6 +149,10 @@ struct db_conn {
   bool row_ready;                   /* it stands on a row not yet delivered */
   int waited_ms;                    /* in the busy handler */
   bool read_only;                   /* in a transaction begun read-only */
+  bool turn;                        /* it is its turn to write; while it is in line, the place's `turns` guards it */
+  struct list in_line;
+  int turn_event;                   /* an eventfd that says it is; -1 until first needed */
+  int turn_ms;                      /* how long the turn was waited for */
 
   /* the caller's */
   struct db *db;

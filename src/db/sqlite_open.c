@@ -30,7 +30,7 @@ static int busy_wait(struct db_conn *c) {
 
 static int busy_handler(void *conn, int tries) {
   struct db_conn *c = conn;
-  if (tries == 0) c->waited_ms = 0;
+  if (tries == 0) c->waited_ms = c->turn ? c->turn_ms : 0;
   return busy_wait(c);
 }
 

@@ -223,8 +223,22 @@ static bool statement_allowed(struct db_conn *c, const struct sqlite_statement *
   return false;
 }
 
+static bool statement_turn(struct db_conn *c) {
+  if (c->turn || turn_take(c)) return true;
+  if (atomic_load(&c->cancelled)) return statement_failed(c, SQLITE_INTERRUPT, NULL);
+  sqlite_error_query(&c->report.error, "55P03", "database is locked");
+  c->report.error.retryable = true;
+  return false;
+}
+
+/* Does it begin to write, be it for itself alone? */
+static bool statement_writes(struct db_conn *c, const struct sqlite_statement *st) {
+  return st->stmt && !sqlite3_stmt_readonly(st->stmt) && sqlite3_get_autocommit(c->handle);
+}
+
 static bool statement_ready(struct db_conn *c, struct sqlite_statement *st) {
-  return statement_bind(c, st) && (!c->read_only || statement_allowed(c, st));
+  if (!statement_bind(c, st) || (c->read_only && !statement_allowed(c, st))) return false;
+  return !statement_writes(c, st) || statement_turn(c);
 }
 
 /* It ran to its end or to a batch's: is there a read-only transaction now? */
@@ -314,8 +328,8 @@ static bool script_frame(struct db_conn *c, struct script *s, struct sqlite_stat
     s->own = false;
   }
   if (s->own || begin || outside || s->at == s->end) return true;
-  if (!st->stmt || sqlite3_stmt_readonly(st->stmt) || !sqlite3_get_autocommit(c->handle)) return true;
-  s->own = script_sql(c, "begin immediate");
+  if (!statement_writes(c, st)) return true;
+  s->own = statement_turn(c) && script_sql(c, "begin immediate");
   return s->own;
 }
 
@@ -345,7 +359,9 @@ static bool script_next(struct db_conn *c, struct script *s) {
   bool ok = script_frame(c, s, st, outside) && script_statement(c, st, s->at == s->end);
   statement_ran(c, st);
   statement_release(st);
-  s->own = s->own && !sqlite3_get_autocommit(c->handle); /* the script, or SQLite for an error, may have ended it */
+  bool over = sqlite3_get_autocommit(c->handle); /* the script, or SQLite for an error, may have ended it */
+  s->own = s->own && !over;
+  if (over && c->turn) turn_give(c);
   return ok;
 }
 

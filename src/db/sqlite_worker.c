@@ -15,12 +15,16 @@
 #include <unistd.h>
 
 void place_leave(struct sqlite_place *p) {
-  if (atomic_fetch_sub(&p->owners, 1) == 1) free(p);
+  if (atomic_fetch_sub(&p->owners, 1) != 1) return;
+  INSIST(!p->writing && list_empty(&p->line));
+  pthread_mutex_destroy(&p->turns);
+  free(p);
 }
 
 void sqlite_conn_leave(struct db_conn *c) {
   if (atomic_fetch_sub(&c->owners, 1) != 1) return;
-  INSIST(c->event < 0 && c->handle == NULL);
+  INSIST(c->event < 0 && c->handle == NULL && !c->turn);
+  if (c->turn_event >= 0) close(c->turn_event);
   pthread_mutex_destroy(&c->lock);
   pthread_cond_destroy(&c->posted);
   sqlite_result_free(c->report.result);
@@ -40,6 +44,7 @@ static void worker_close(struct db_conn *c) {
   c->handle = NULL;
   pthread_mutex_unlock(&c->lock);
   if (handle) sqlite3_close_v2(handle);
+  if (c->turn) turn_give(c);
 }
 
 /* A failure of the driver's own SQL, into the report. */
@@ -130,6 +135,7 @@ static void worker_job(struct db_conn *c, enum sqlite_job job) {
   if (r->gone) worker_close(c);
   r->in_transaction = c->handle && !sqlite3_get_autocommit(c->handle);
   c->read_only = c->read_only && r->in_transaction;
+  if (c->turn && !r->in_transaction && !c->running) turn_give(c); /* an open stream may write on */
 }
 
 void *sqlite_worker_main(void *conn) {
