@@ -90,13 +90,13 @@ static int error_misuse(lua_State *L) { return lerror_misuse(L, "%s", luaL_check
 
 const char *lerror_push_key(lua_State *L, int index) {
   switch (lua_type(L, index)) {
-    case LUA_TSTRING: return lua_pushfstring(L, "'%s'", lua_tostring(L, index));
-    case LUA_TNUMBER:
-      lua_pushvalue(L, index); /* lua_tostring would change the key itself */
-      lua_pushfstring(L, "[%s]", lua_tostring(L, -1));
-      lua_remove(L, -2);
-      return lua_tostring(L, -1);
-    default: return lua_pushfstring(L, "[a %s]", luaL_typename(L, index));
+  case LUA_TSTRING: return lua_pushfstring(L, "'%s'", lua_tostring(L, index));
+  case LUA_TNUMBER:
+    lua_pushvalue(L, index); /* lua_tostring would change the key itself */
+    lua_pushfstring(L, "[%s]", lua_tostring(L, -1));
+    lua_remove(L, -2);
+    return lua_tostring(L, -1);
+  default: return lua_pushfstring(L, "[a %s]", luaL_typename(L, index));
   }
 }
 
@@ -109,12 +109,12 @@ static const char *text_push(lua_State *L, const char *text) {
 
 const char *lerror_push_value(lua_State *L, int index) {
   switch (lua_type(L, index)) {
-    case LUA_TNONE: return lua_pushliteral(L, "nothing");
-    case LUA_TSTRING: return text_push(L, lua_tostring(L, index));
-    case LUA_TNIL:
-    case LUA_TBOOLEAN:
-    case LUA_TNUMBER: return luaL_tolstring(L, index, NULL);
-    default: return lua_pushfstring(L, "a %s", luaL_typename(L, index));
+  case LUA_TNONE: return lua_pushliteral(L, "nothing");
+  case LUA_TSTRING: return text_push(L, lua_tostring(L, index));
+  case LUA_TNIL:
+  case LUA_TBOOLEAN:
+  case LUA_TNUMBER: return luaL_tolstring(L, index, NULL);
+  default: return lua_pushfstring(L, "a %s", luaL_typename(L, index));
   }
 }
 
@@ -146,8 +146,7 @@ static int error_no_field(lua_State *L) {
 /* core.check_self(self, type, who, what): a method that is written in Lua was called on what its type's name says. */
 static int error_check_self(lua_State *L) {
   if (luaL_testudata(L, 1, luaL_checkstring(L, 2))) return 0;
-  return lerror_misuse(L, "%s: call it on a %s, with a colon; got %s", luaL_checkstring(L, 3), luaL_checkstring(L, 4),
-                       luaL_typename(L, 1));
+  return lerror_misuse(L, "%s: call it on a %s, with a colon; got %s", luaL_checkstring(L, 3), luaL_checkstring(L, 4), luaL_typename(L, 1));
 }
 
 /* "kind: message (SQLSTATE 23505)". Raw access throughout: a printer of errors must not fail. */
@@ -186,8 +185,8 @@ static int error_is(lua_State *L) {
 
 void lerror_open(lua_State *L) {
   static const luaL_Reg meta[] = {{"__tostring", error_tostring}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"misuse", error_misuse},     {"error", error_make},
-                                       {"is_error", error_is},       {"no_field", error_no_field},
+  static const luaL_Reg functions[] = {{"misuse", error_misuse},         {"error", error_make},
+                                       {"is_error", error_is},           {"no_field", error_no_field},
                                        {"check_self", error_check_self}, {NULL, NULL}};
   luaL_newmetatable(L, LERROR_NAME);
   luaL_setfuncs(L, meta, 0);
