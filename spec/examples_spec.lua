@@ -74,7 +74,8 @@ describe("the examples", function()
     local names = {}
     for name in process.run("cd examples && { git ls-files -co --exclude-standard . 2>/dev/null || ls -A; }"):gmatch "[^\n]+" do
       names[name] = true
-      assert.is_truthy(SCRIPTS[name] or OTHERS[name], "examples/" .. name .. " has no spec")
+      local data = name:find "^tasks%.db" -- what examples/run keeps its tasks in
+      assert.is_truthy(data or SCRIPTS[name] or OTHERS[name], "examples/" .. name .. " has no spec")
     end
     for name in pairs(SCRIPTS) do assert.is_true(names[name], name .. " is gone") end
     for name in pairs(OTHERS) do assert.is_true(names[name], name .. " is gone") end

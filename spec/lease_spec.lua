@@ -3,6 +3,7 @@
 local pool = require "pool"
 local pools = require "support.pools"
 local postgres = require "support.postgres"
+local process = require "support.process"
 
 local check = pools.check
 
@@ -104,7 +105,8 @@ describe("connections whose backends are gone", function()
     for i = 1, 5 do held[i] = check(db:acquire()) end
     for i = 1, 5 do held[i]:release() end
     pool.run(function()
-      postgres.terminate(name) -- blocks this process: the loop sees nothing of it before the queries
+      postgres.terminate(name) -- these block this process: the loop sees nothing of it before the queries
+      process.wait_until(function() return postgres.count(name) == 0 end)
       local calls = {}
       for i = 1, 5 do calls[i] = function() return check(db:query("select $1::int as n", i))[1].n end end
       assert.same({ 1, 2, 3, 4, 5 }, check(pool.all(calls)))

@@ -91,7 +91,7 @@ describe("the specs' PostgreSQL", function()
   end)
 
   it("restarts, stops and starts, survives a crash and the death of one process", function()
-    postgres.sql "create table if not exists kept (x int)"
+    postgres.sql "drop table if exists support_kept; create table support_kept (x int)"
     postgres.restart "immediate"
     postgres.stop "fast"
     assert.is_false((pcall(postgres.sql, "select 1")))
@@ -99,7 +99,7 @@ describe("the specs' PostgreSQL", function()
     postgres.kill()
     assert.is_false((pcall(postgres.sql, "select 1")))
     postgres.start()
-    assert.equal("0", postgres.sql "select count(*) from kept")
+    assert.equal("0", postgres.sql "select count(*) from support_kept")
 
     local p <close> = process.start { postgres.cluster().BIN .. "/psql", "-X", "-c", "select pg_sleep(30)",
       postgres.url { application_name = "killed" } }
@@ -107,6 +107,6 @@ describe("the specs' PostgreSQL", function()
     postgres.kill_backend(postgres.pids("killed")[1])
     assert.not_equal(0, p:wait())
     postgres.wait_ready()
-    postgres.sql "drop table kept"
+    postgres.sql "drop table support_kept"
   end)
 end)
