@@ -13,7 +13,8 @@ supported_platforms = { "linux" }
 dependencies = { "lua >= 5.4, < 5.5" }
 build = {
   type = "command",
-  build_command = "rm -rf build/rock && cmake -S . -B build/rock $(command -v ninja >/dev/null && echo -G Ninja) -DCMAKE_BUILD_TYPE=Release -DPOOL_SPECS=OFF"
+  build_command = "rm -rf build/rock && cmake -S . -B build/rock $(command -v ninja >/dev/null && echo -G Ninja)"
+    .. " -DCMAKE_BUILD_TYPE=Release -DPOOL_SPECS=OFF"
     .. " && cmake --build build/rock",
   install_command = "mkdir -p '$(BINDIR)' '$(LIBDIR)/pool' '$(LUADIR)' && cp build/rock/bin/pool '$(BINDIR)'"
     .. " && cp build/rock/lib/pool/core.so '$(LIBDIR)/pool' && cp -R lua/. '$(LUADIR)'",
