@@ -35,9 +35,22 @@ describe("what a handler returns", function()
 
   it("may be a response made elsewhere, whose status and headers it changes", function()
     local page = response.new(200, "<p>", { a = "1" }, "text/html")
-    assert.equal(page, from(page))
+    assert.same(page, from(page))
     local made = from(202, page, { b = "2" })
     assert.same({ 202, "<p>", "1", "2" }, { made.status, made.body, made.headers.a, made.headers.b })
+  end)
+
+  it("is never the response made elsewhere itself: one may answer many requests", function()
+    local page = response.new(200, "<p>")
+    from(404, page, { b = "2" })
+    from(page).headers.c = "3"
+    assert.same({ 200, "<p>", {} }, { page.status, page.body, page.headers })
+  end)
+
+  it("may be a response with headers added in any spelling, or as numbers", function()
+    local page = response.new(200, "<p>", nil, "text/html")
+    page.headers["Content-Type"], page.headers["X-Count"] = "text/plain", 5
+    assert.same({ ["content-type"] = "text/plain", ["x-count"] = "5" }, from(page).headers)
   end)
 
   it("is refused when it can be no response", function()

@@ -18,7 +18,8 @@ local Abort = { __tostring = function(a) return ("%d %s"):format(a.status, a.det
 local JSON_TYPE = "application/json"
 local TEXT_TYPE = "text/plain; charset=utf-8"
 
---- Header names in lower case, values as text.
+--- A copy with names in lower case, values as text. Of one name in two spellings the one not in lower case counts: it was added to
+--- a response, whose own are in lower case.
 local function headers_of(given)
   local headers = {}
   if given == nil then return headers end
@@ -28,7 +29,8 @@ local function headers_of(given)
     local kind = type(value)
     if kind == "number" then value = tostring(value)
     elseif kind ~= "string" and kind ~= "table" then error(("header %s: a %s is no value"):format(name, kind), 0) end
-    headers[name:lower()] = value
+    local lower = name:lower()
+    if lower ~= name or headers[lower] == nil then headers[lower] = value end
   end
   return headers
 end
@@ -55,11 +57,11 @@ local function is_status(value) return math.type(value) == "integer" and value >
 local function is_error(value) return type(value) == "table" and type(value.kind) == "string" and value.message ~= nil end
 
 local function with_body(status, body, headers, encode)
-  if response.is(body) then
-    local made = headers_of(headers)
-    for name, value in pairs(made) do body.headers[name] = value end
-    body.status = status or body.status
-    return body
+  if response.is(body) then -- a copy: one made ahead may answer many requests
+    local made = response.new(status or body.status, body.body, body.headers)
+    for name, value in pairs(headers_of(headers)) do made.headers[name] = value end
+    made.stream = body.stream
+    return made
   end
   if body == nil then return response.new(status or 204, nil, headers) end
   if type(body) == "string" then return response.new(status or 200, body, headers, TEXT_TYPE) end
