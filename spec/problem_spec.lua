@@ -55,6 +55,15 @@ describe("a problem", function()
     assert.equal(0, #lines)
   end)
 
+  it("is told also when its cause or its detail is not UTF-8", function()
+    local json = require "pool".json
+    local ctx = context { dev = true, encode = json.encode }
+    local body = json.decode(problem.from("caf\xe9 \xff", nil, ctx).body)
+    assert.equal("caf\u{FFFD} \u{FFFD}", body.cause)
+    body = json.decode(problem.from(response.abort(404, "\xe9t\u{E9}"), nil, ctx).body)
+    assert.same({ "\u{FFFD}t\u{E9}", "r1" }, { body.detail, body.request_id })
+  end)
+
   it("survives an error whose __tostring fails", function()
     local bad = setmetatable({}, { __tostring = function() error "no" end })
     local ctx, lines = context()

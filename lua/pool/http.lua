@@ -74,6 +74,7 @@ function http.abort(status, detail)
   if math.type(status) ~= "integer" or status < 400 or status > 599 then
     error(("http.abort: a status from 400 to 599 is wanted, not %s"):format(tostring(status)), 2)
   end
+  if detail ~= nil then check_text(detail, "http.abort: the detail") end
   error(response.abort(status, detail), 0)
 end
 

@@ -28,6 +28,19 @@ local KINDS = { -- every other kind is 500
   deadline = { 504, "The request took too long." },
 }
 
+--- What of a text is not UTF-8 becomes U+FFFD: a cause or a detail must not hide the problem that it belongs to.
+local function sound(text)
+  if type(text) ~= "string" or utf8.len(text) then return text end
+  local parts, i = {}, 1
+  while i <= #text do
+    local _, bad = utf8.len(text, i)
+    parts[#parts + 1] = text:sub(i, bad and bad - 1)
+    if bad then parts[#parts + 1] = "\u{FFFD}" end
+    i = (bad or #text) + 1
+  end
+  return table.concat(parts)
+end
+
 --- The title of a status.
 function problem.title(status)
   return TITLES[status] or (status >= 500 and "Server Error" or status >= 400 and "Client Error" or "Status " .. status)
@@ -52,8 +65,8 @@ end
 ---@param extra? table more members (with --dev)
 ---@return pool.Response
 function problem.response(encode, status, detail, id, headers, extra)
-  local body = { title = problem.title(status), status = status, detail = detail, request_id = id }
-  for name, value in pairs(extra or {}) do body[name] = value end
+  local body = { title = problem.title(status), status = status, detail = sound(detail), request_id = id }
+  for name, value in pairs(extra or {}) do body[name] = sound(value) end
   local made = response.new(status, encode(body), headers, "application/problem+json")
   if status == 503 and not made.headers["retry-after"] then made.headers["retry-after"] = RETRY_AFTER end
   if id then made.headers["x-request-id"] = id end
