@@ -1,4 +1,5 @@
 local app = require "pool.app"
+local http = require "pool.http"
 local response = require "pool.response"
 
 local function encode(value) return "json:" .. tostring(value.status or value.name) end
@@ -12,7 +13,10 @@ local function ask(application, method, path, options)
     self.responded = true
     answer.status, answer.headers, answer.body = status, headers, body
   end
-  function exchange:start(status) self.responded, answer.status = true, status end
+  function exchange:start(status, headers)
+    if headers.bad then error "this response cannot be sent" end
+    self.responded, answer.status = true, status
+  end
   function exchange.write(_, chunk)
     if chunk == "gone" then return nil, "the client is gone" end
     table.insert(answer.parts, chunk)
@@ -20,7 +24,7 @@ local function ask(application, method, path, options)
   end
   function exchange.finish() answer.finished = true end
   local pool = { json = { encode = encode, decode = error }, log = function(_, message) table.insert(answer, message) end }
-  application:handler({ name = "db" }, { pool = pool, dev = options and options.dev })(exchange)
+  application:handler(options and options.db or { name = "db" }, { pool = pool, dev = options and options.dev })(exchange)
   return answer
 end
 
@@ -102,6 +106,25 @@ describe("an application", function()
     got = ask(a, "GET", "/cut")
     assert.same({ "a" }, got.parts)
     assert.is_nil(got.finished)
+  end)
+
+  it("answers a stream whose head cannot be sent as an error, with the request's id", function()
+    local a = app.new()
+    a:get("/x", function() return http.stream(function(write) write "a" end, 200, { bad = "1" }) end)
+    local got = ask(a, "GET", "/x")
+    assert.same({ 500, "r1", {} }, { got.status, got.headers["x-request-id"], got.parts })
+    assert.matches("GET /x: 500: .*this response cannot be sent", got[1])
+  end)
+
+  it("keeps the request's session open until its stream has ended", function()
+    local a, events = app.new(), {}
+    local session = setmetatable({}, { __close = function() events[#events + 1] = "closed" end })
+    a:get("/x", function(req)
+      req:session()
+      return http.stream(function(write) write "a" events[#events + 1] = "streamed" end)
+    end)
+    ask(a, "GET", "/x", { db = { session = function() return session end } })
+    assert.same({ "streamed", "closed" }, { events[1], events[2] })
   end)
 
   it("runs its hooks in the order added, with the database", function()

@@ -122,9 +122,8 @@ local function dispatch(self, context, req)
   return chain(context, group_middleware(route.group), 1, req, function() return respond(context, route.call, req) end)
 end
 
-local function send_stream(exchange, answer, context)
-  exchange:start(answer.status, answer.headers)
-  local fine, failed = xpcall(answer.stream, trace, function(chunk) return assert(exchange:write(chunk)) end)
+local function write_stream(exchange, stream, context)
+  local fine, failed = xpcall(stream, trace, function(chunk) return assert(exchange:write(chunk)) end)
   if fine then
     exchange:finish()
   else -- the head is out: the client can only be cut off, which the unfinished exchange does
@@ -133,8 +132,9 @@ local function send_stream(exchange, answer, context)
 end
 
 local function send(exchange, answer, context)
-  if answer.stream then return send_stream(exchange, answer, context) end
-  local fine, err = pcall(exchange.respond, exchange, answer.status, answer.headers, answer.body)
+  local begin = answer.stream and exchange.start or exchange.respond
+  local fine, err = pcall(begin, exchange, answer.status, answer.headers, answer.body)
+  if fine and answer.stream then return write_stream(exchange, answer.stream, context) end
   if fine or exchange.responded then return end
   answer = problem.from(err, nil, context)
   exchange:respond(answer.status, answer.headers, answer.body)
@@ -160,8 +160,9 @@ function App:handler(db, options)
     local due = options.deadline and pool.now() + options.deadline or nil
     local req = request.new(exchange, db, pool.json.decode, due)
     local made = chain(context, self.middleware, 1, req, function() return dispatch(self, context, req) end)
-    request.close(req)
+    if not made.stream then request.close(req) end -- before the answer: who has it finds the connection free
     send(exchange, made, context)
+    request.close(req)
   end
   if not options.deadline then return answer end
   return function(exchange) return pool.deadline(options.deadline, answer, exchange) end
