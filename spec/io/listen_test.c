@@ -156,6 +156,80 @@ static void test_answers(void) {
   }
 }
 
+#define CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
+
+static void test_half_closed(void) {
+  struct client *c;
+  struct client *none;
+  TEST("a client that only ends its sending gets its answers, and is closed then") {
+    struct server s = server_open(0, "127.0.0.1");
+    int fd = dial(listen_port(s.listener));
+    say(fd, GET GET);
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    CHECK_TEXT(hear(&s, fd, sizeof CONTINUE - 1), CONTINUE);
+    server_turn(&s);
+    CHECK_INT(listen_next(s.listener, &none), LISTEN_NONE);
+    answer(c, "one");
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    server_turn(&s);
+    CHECK_INT(listen_next(s.listener, &none), LISTEN_NONE);
+    answer(c, "two");
+    CHECK_TEXT(hear(&s, fd, 8000), OK("one", "3") OK("two", "3") "<closed>");
+    server_turn(&s);
+    CHECK_INT(listen_connections(s.listener), 0);
+    close(fd);
+    server_destroy(&s);
+  }
+  TEST("a client that ends its sending and goes later is told of when it goes") {
+    struct server s = server_open(0, "127.0.0.1");
+    int fd = dial(listen_port(s.listener));
+    say(fd, GET GET);
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    server_turn(&s);
+    answer(c, "one");
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    server_turn(&s);
+    CHECK_INT(listen_next(s.listener, &none), LISTEN_NONE);
+    close(fd); /* with something unread: a reset */
+    CHECK_INT(server_next(&s, &none), LISTEN_GONE);
+    listen_release(c);
+    server_destroy(&s);
+  }
+  TEST("one of HTTP/1.0, which cannot be probed, has hung up when it ends its sending") {
+    struct server s = server_open(0, "127.0.0.1");
+    int fd = dial(listen_port(s.listener));
+    say(fd, "GET / HTTP/1.0\r\n\r\n");
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(server_next(&s, &none), LISTEN_GONE);
+    listen_release(c);
+    close(fd);
+    server_destroy(&s);
+  }
+}
+
+static void test_bodiless(void) {
+  struct client *c;
+  TEST("a stream of a status that has no body writes none, so that the next answer is read right") {
+    struct server s = server_open(0, "127.0.0.1");
+    int fd = dial(listen_port(s.listener));
+    say(fd, GET GET);
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    struct http_response r = {.status = 204, .streamed = true, .keep_alive = true};
+    CHECK(listen_respond(c, &r) == NULL);
+    CHECK(listen_part(c, "part", 4));
+    listen_finish(c);
+    listen_release(c);
+    CHECK_INT(server_next(&s, &c), LISTEN_REQUEST);
+    answer(c, "two");
+    CHECK_TEXT(hear(&s, fd, 68), "HTTP/1.1 204 No Content\r\n\r\n" OK("two", "3"));
+    close(fd);
+    server_destroy(&s);
+  }
+}
+
 static void test_pressure(void) {
   struct client *c;
   TEST("a writer waits while its client does not read, and goes on when it does") {
@@ -427,6 +501,8 @@ static void test_timeouts(void) {
 int main(void) {
   test_opening();
   test_answers();
+  test_half_closed();
+  test_bodiless();
   test_pressure();
   test_limits();
   test_stopping();

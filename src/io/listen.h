@@ -16,6 +16,8 @@
 #define LISTEN_IDLE_TIMEOUT (60 * USEC_PER_SECOND)       /* between requests */
 #define LISTEN_STALL_TIMEOUT (30 * USEC_PER_SECOND)      /* without a byte of a body read, or of an answer written */
 #define LISTEN_LINGER_TIMEOUT (1 * USEC_PER_SECOND)      /* for the client to close after an answer that closes */
+#define LISTEN_PROBE_MIN (USEC_PER_SECOND / 100)         /* first look whether a client that ended its side is gone; then doubled */
+#define LISTEN_PROBE_MAX (1 * USEC_PER_SECOND)           /* ... up to this */
 #define LISTEN_RETRY (USEC_PER_SECOND / 10)              /* accepts rest for, when descriptors or memory ran out */
 #define LISTEN_INPUT_MAX 65536                           /* bytes of pipelined requests kept while one is handled */
 #define LISTEN_OUTPUT_HIGH 262144                        /* bytes unsent at which a streaming writer waits */

@@ -11,6 +11,11 @@
 ** Invariants: 1. in READ, `in` is empty or being parsed: requests that follow wait in `in` during HANDLE and FLUSH. 2. the parser's request
 ** lives from HANDLE until the way back to READ, also in DEAD while somebody holds it. 3. what listen_next tells of a connection is
 ** told once; a request that nobody took yet dies silently with its connection.
+**
+** A client that hangs up and one that only ends its sending (`nc -N`) look alike: both send a FIN. Only writing tells: who closed answers
+** with a reset. So an end during HANDLE is probed with `100 Continue`, which every HTTP/1.1 client must pass over (RFC 9110 15.2), and
+** the reset, if one comes, is the hang-up that cancels a handler. Where none can be sent, to HTTP/1.0 and between the parts of a stream,
+** the end is taken for a hang-up: a statement that runs for nobody costs more than the answer to so rare a client.
 */
 #include <errno.h>
 #include <stdio.h>
@@ -53,7 +58,9 @@ static usec client_deadline(const struct client *c) {
     if (http_parser_in_body(c->parser)) return now + LISTEN_STALL_TIMEOUT;
     if (!http_parser_untouched(c->parser) || c->fresh) return c->head_until;
     return now + LISTEN_IDLE_TIMEOUT;
-  case CLIENT_HANDLE: return client_unsent(c) > 0 ? now + LISTEN_STALL_TIMEOUT : NEVER;
+  case CLIENT_HANDLE:
+    if (client_unsent(c) > 0) return now + LISTEN_STALL_TIMEOUT;
+    return c->eof ? now + c->probe : NEVER;
   case CLIENT_FLUSH: return client_unsent(c) > 0 ? now + LISTEN_STALL_TIMEOUT : NEVER; /* sent, and held still */
   case CLIENT_LINGER: return now + LISTEN_LINGER_TIMEOUT;
   default: WRONG("a dead connection has no deadline");
@@ -170,9 +177,32 @@ static void client_advance(struct client *c) {
   if (c->state == CLIENT_READ && c->eof) client_lost(c); /* what is still missing will never come */
 }
 
+/* May the client still read? Sends what makes one that is gone say so. false: it is taken for gone. */
+static bool client_probe(struct client *c) {
+  if (c->state == CLIENT_FLUSH) return true; /* the answer itself will tell */
+  if (c->state != CLIENT_HANDLE || c->responded || http_parser_request(c->parser)->minor == 0) return false;
+  http_bytes_text(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
+  client_flush(c);
+  return true;
+}
+
 static void client_eof(struct client *c) {
   c->eof = true;
-  if (c->state != CLIENT_FLUSH) client_lost(c); /* an answer under way may still be wanted: only one direction ended */
+  c->probe = LISTEN_PROBE_MIN;
+  if (!client_probe(c)) client_lost(c);
+}
+
+/* Has a reset come? After the end of the client's sending no read would tell. */
+static bool client_was_reset(const struct client *c) {
+  int error = 0;
+  socklen_t len = sizeof error;
+  return getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0;
+}
+
+/* The client ended its sending, and its request is being handled still. */
+static void client_look(struct client *c) {
+  if (client_was_reset(c)) client_lost(c);
+  else c->probe = c->probe < LISTEN_PROBE_MAX / 2 ? c->probe * 2 : LISTEN_PROBE_MAX;
 }
 
 static void client_read(struct client *c) {
@@ -203,7 +233,8 @@ static void client_ready(struct watch *w, int events) {
 static void client_late(struct timer *t) {
   struct client *c = CONTAINER(t, struct client, timer);
   bool begun = !http_parser_untouched(c->parser);
-  if (c->state == CLIENT_READ && begun) client_refuse(c, 408, "the request took too long to arrive");
+  if (c->state == CLIENT_HANDLE && c->eof && client_unsent(c) == 0) client_look(c);
+  else if (c->state == CLIENT_READ && begun) client_refuse(c, 408, "the request took too long to arrive");
   else client_lost(c);
   client_settle(c);
 }
@@ -277,6 +308,7 @@ const char *listen_respond(struct client *c, const struct http_response *given) 
   if (fault != NULL) return fault;
   c->responded = true;
   c->streaming = r.streamed;
+  c->bodiless = r.is_head || r.status == 204 || r.status == 304; /* a stream to HEAD writes nothing */
   if (gone) return NULL;
   if (!r.streamed) c->state = CLIENT_FLUSH;
   client_flush(c);
@@ -284,13 +316,10 @@ const char *listen_respond(struct client *c, const struct http_response *given) 
   return NULL;
 }
 
-/* Does this answer have a body at all? A stream to HEAD writes none. */
-static bool client_has_body(const struct client *c) { return !listen_request(c)->is_head; }
-
 bool listen_part(struct client *c, const char *data, size_t len) {
   INSIST(c->streaming);
   if (c->state == CLIENT_DEAD) return true;
-  if (client_has_body(c)) http_part_write(&c->out, listen_request(c)->minor, data, len);
+  if (!c->bodiless) http_part_write(&c->out, listen_request(c)->minor, data, len);
   client_flush(c);
   client_settle(c);
   if (c->state == CLIENT_DEAD || client_unsent(c) < LISTEN_OUTPUT_HIGH) return true;
@@ -302,7 +331,7 @@ void listen_finish(struct client *c) {
   INSIST(c->streaming);
   c->streaming = false;
   if (c->state == CLIENT_DEAD) return;
-  if (client_has_body(c)) http_part_end(&c->out, listen_request(c)->minor);
+  if (!c->bodiless) http_part_end(&c->out, listen_request(c)->minor);
   c->state = CLIENT_FLUSH;
   client_flush(c);
   client_settle(c);

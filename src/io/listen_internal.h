@@ -46,7 +46,10 @@ struct client {
   size_t parsed, sent;   /* of in and out: what is done with */
   usec head_until;       /* when the head under way must be whole, NEVER between requests */
   bool held;             /* somebody took the request */
-  bool responded, streaming, keep_alive, eof;
+  bool responded, streaming, keep_alive;
+  bool bodiless;         /* the answer has no body, whatever is written */
+  bool eof;              /* the client sends no more */
+  usec probe;            /* after eof: how long until the next look whether the client is gone altogether */
   bool blocked;          /* a writer waits for room */
   bool fresh;            /* no request yet: waits for the head time-out, not the idle one */
   void *owner;
