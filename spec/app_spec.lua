@@ -106,6 +106,7 @@ describe("an application", function()
     got = ask(a, "GET", "/cut")
     assert.same({ "a" }, got.parts)
     assert.is_nil(got.finished)
+    assert.is_nil(got[1], "a client that leaves is nobody's error, and logged by nobody")
   end)
 
   it("answers a stream whose head cannot be sent as an error, with the request's id", function()

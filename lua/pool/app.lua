@@ -123,10 +123,18 @@ local function dispatch(self, context, req)
 end
 
 local function write_stream(exchange, stream, context)
-  local fine, failed = xpcall(stream, trace, function(chunk) return assert(exchange:write(chunk)) end)
+  local gone
+  local fine, failed = xpcall(stream, trace, function(chunk)
+    local written, err = exchange:write(chunk)
+    if not written then
+      gone = err
+      error(err, 0)
+    end
+    return written
+  end)
   if fine then
     exchange:finish()
-  else -- the head is out: the client can only be cut off, which the unfinished exchange does
+  elseif not gone or failed.err ~= gone then -- the head is out: the client can only be cut off, which the unfinished exchange does
     problem.from(failed.err, failed.traceback, context)
   end
 end
