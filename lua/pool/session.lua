@@ -9,6 +9,7 @@ local transaction = require "pool.transaction"
 ---@field db pool.Pool
 ---@field connection pool.Connection | false that it holds
 ---@field closed boolean
+---@field beginning boolean whether a task waits for its connection
 local Session = {}
 
 local methods = {}
@@ -23,8 +24,19 @@ local function check_open(self, who)
   if self.closed then core.misuse(("%s: this session was closed"):format(who)) end
 end
 
-local function connection_of(self)
+-- While a session waits for its connection it is one task's: another that began too would take a second one, and what the first
+-- did would be lost unseen.
+local Beginning = { __close = function(beginning) beginning.session.beginning = false end }
+
+local function check_alone(self, who)
+  if self.beginning then core.misuse(("%s: another task is beginning this session; a session is for one task at a time"):format(who)) end
+end
+
+local function connection_of(self, who)
   if self.connection then return self.connection end
+  check_alone(self, who)
+  self.beginning = true
+  local _ <close> = setmetatable({ session = self }, Beginning)
   local connection, err = self.db:acquire()
   if not connection then return nil, err end
   local ok
@@ -32,6 +44,10 @@ local function connection_of(self)
   if not ok then
     connection:release()
     return nil, err
+  end
+  if self.closed then
+    connection:release()
+    core.misuse(("%s: this session was closed"):format(who))
   end
   self.connection = connection
   return connection
@@ -42,7 +58,7 @@ for _, name in ipairs { "query", "json", "exec" } do
   methods[name] = function(self, ...)
     check_open(self, who)
     check.statement(who, ...)
-    local connection, err = connection_of(self)
+    local connection, err = connection_of(self, who)
     if not connection then return nil, err end
     return connection[name](connection, ...)
   end
@@ -52,7 +68,7 @@ end
 function methods:rows(...)
   check_open(self, "s:rows")
   check.statement("s:rows", ...)
-  local connection, err = connection_of(self)
+  local connection, err = connection_of(self, "s:rows")
   if not connection then error(err, 0) end
   return connection:rows(...)
 end
@@ -61,13 +77,14 @@ end
 function methods:transaction(fn, options)
   check_open(self, "s:transaction")
   transaction.check_savepoint(fn, options, "s:transaction")
-  local connection, err = connection_of(self)
+  local connection, err = connection_of(self, "s:transaction")
   if not connection then return nil, err end
   return connection:transaction(fn)
 end
 
 local function finish(self, verb)
   check_open(self, "s:" .. verb)
+  check_alone(self, "s:" .. verb)
   local connection = self.connection
   if not connection then return true end
   self.connection = false
@@ -111,5 +128,5 @@ Session.__name = "pool.Session"
 ---@return pool.Session
 function core.pool_methods:session()
   check.pool(self, "db:session")
-  return setmetatable({ db = self, connection = false, closed = false }, Session)
+  return setmetatable({ db = self, connection = false, closed = false, beginning = false }, Session)
 end
