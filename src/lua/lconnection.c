@@ -83,12 +83,9 @@ void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
 
 void lconnection_push(lua_State *L, struct lease *l, int index) {
   index = lua_absindex(L, index);
-  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
-  c->brand = &connection_brand;
-  c->lease = l;
-  c->pool = l->pool;
-  c->serial = l->serial;
-  c->id = l->conn->id;
+  struct lconnection now = {.brand = &connection_brand, .lease = l, .pool = l->pool, .serial = l->serial, .id = l->conn->id};
+  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1); /* a finaliser may cut the lease */
+  *c = now;
   lua_getiuservalue(L, index, LPOOL_CONNECTION_META);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, index);
@@ -141,6 +138,7 @@ static int acquire_k(lua_State *L, int status, lua_KContext context) {
   struct lcall *q = ltask_scratch(t);
   if (!lquery_ok(L, t, q, 1)) return 2;
   struct lease *l = lpool_lease(q->pool, q->call.conn);
+  if (!l) return lerror_fail(L, POOL_CLOSED, "the pool was closed"); /* granted, and cut before its task had its turn */
   acquire_note_place(L, l);
   lconnection_push(L, l, 1);
   if (q->pool->events & EVENT_ACQUIRE) {

@@ -26,6 +26,7 @@ void lexchange_release(struct exchange *e) {
     INSIST(fault == NULL);
   }
   e->client = NULL;
+  if (e->writer != NULL) ltask_wake(e->writer); /* another task's write: the client is gone for it */
   e->writer = NULL;
   list_remove(&e->link);
   listen_release(c);

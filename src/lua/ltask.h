@@ -23,7 +23,8 @@ struct runtime;
 #define LTASK_NAME "pool.Task"
 #define LTASK_SCRATCH 328 /* bytes for the operation under way */
 
-/* Withdraws what the task waits for: after it returns, nothing will wake the task for that. Not in Lua: must not raise. */
+/* Withdraws what the task waits for: after it returns, nothing will wake the task for that. Also where it was woken and then
+   cancelled before its continuation ran: it gives up what came, and the continuation's clean-up is its. Not in Lua: must not raise. */
 typedef void (*ltask_abort_fn)(struct task *);
 
 /* The state's loop, made on first use (libev's own, or the host's after pool_use_loop). */
