@@ -4,6 +4,8 @@
 ** A cursor is callable (the generic for's iterator) and closable (its fourth value): leaving the loop early stops the
 ** statement at the server. It reads a batch at a time and asks for the next one only when the loop wants it, so that a slow
 ** reader slows the server rather than filling memory. One that owns its connection (db:rows) gives it back with the last row.
+** A connection may have had many cursors, and the collector finds them late: what streams on it is a cursor's own only when it
+** was the last to begin there (`stream`).
 */
 #include "lpool.h"
 
@@ -13,7 +15,9 @@ struct lcursor {
   struct lpool *pool;
   struct lease *lease;
   uint64_t serial;
+  uint64_t stream; /* its statement; 0 before it has begun */
   int row;      /* the next one of the batch */
+  bool more;    /* the server had more when the last batch came */
   bool owns;    /* the connection goes back with the last row */
   bool over;
 };
@@ -24,11 +28,14 @@ static bool cursor_has_lease(const struct lcursor *c) {
   return c->pool->engine && c->lease->serial == c->serial && c->lease->conn && c->lease->conn->lease == c->serial;
 }
 
+/* Does its statement stream still, rather than another cursor's? The connection must be leased. */
+static bool cursor_streams(const struct lcursor *c) { return c->lease->conn->streaming && c->stream == c->lease->stream; }
+
 static void cursor_end(struct lcursor *c) {
   if (c->over) return;
   c->over = true;
   if (!cursor_has_lease(c)) return;
-  engine_stop_stream(c->lease->conn);
+  if (cursor_streams(c)) engine_stop_stream(c->lease->conn);
   if (c->owns) lease_end_untold(c->lease);
 }
 
@@ -37,7 +44,7 @@ static void cursor_leave(lua_State *L, struct lcursor *c) {
   if (c->over) return;
   if (c->owns && cursor_has_lease(c) && (c->pool->events & EVENT_RELEASE)) {
     c->over = true;
-    engine_stop_stream(c->lease->conn);
+    if (cursor_streams(c)) engine_stop_stream(c->lease->conn);
     lua_getiuservalue(L, 1, CURSOR_CONNECTION);
     lconnection_release(L, -1);
     lua_pop(L, 1);
@@ -57,13 +64,13 @@ static int cursor_gc(lua_State *L) {
 }
 
 /* Moves the call's batch into a guard, kept by the cursor at `index`. */
-static struct lresult *cursor_take(lua_State *L, struct lcall *q, int index) {
+static void cursor_take(lua_State *L, struct lcursor *c, struct lcall *q, int index) {
   struct lresult *guard = lrows_guard(L, engine_driver(q->pool->engine));
   guard->result = q->call.result;
   q->call.result = NULL;
   list_remove(&q->undelivered.link);
   lua_setiuservalue(L, index, CURSOR_BATCH);
-  return guard;
+  c->more = cursor_has_lease(c) && (cursor_streams(c) || c->lease->conn->dead);
 }
 
 static int cursor_give_row(lua_State *L, struct lcursor *c) {
@@ -93,7 +100,7 @@ static int cursor_next_k(lua_State *L, int status, lua_KContext context) {
   struct lcall *q = ltask_scratch(t);
   struct lcursor *c = cursor_check(L);
   if (!lquery_ok(L, t, q, 1)) return cursor_raise(L, c);
-  cursor_take(L, q, 1);
+  cursor_take(L, c, q, 1);
   c->row = 0;
   return cursor_next(L);
 }
@@ -109,12 +116,16 @@ static int cursor_next(lua_State *L) {
     return cursor_raise(L, c);
   }
   if (cursor_has_row(L, c)) return cursor_give_row(L, c);
-  if (!c->lease->conn->streaming && !c->lease->conn->dead) {
+  if (!c->more) {
     cursor_leave(L, c);
     return 0;
   }
   struct task *t = ltask_enter(L);
   if (engine_busy(c->lease->conn)) return lerror_misuse(L, "two tasks read the same rows");
+  if (!cursor_streams(c) && !c->lease->conn->dead) { /* the task that asked for its next rows was cancelled */
+    lerror_fail(L, POOL_CANCELLED, "the statement was cancelled while its rows were being read");
+    return cursor_raise(L, c);
+  }
   struct lcall *q = lquery_begin(t, c->pool);
   engine_fetch(c->lease->conn, (q->call.conn = c->lease->conn, &q->call));
   return lquery_wait(L, t, cursor_next_k);
@@ -130,7 +141,7 @@ static int cursor_begun_k(lua_State *L, int status, lua_KContext context) {
     c->over = true;
     return lua_error(L);
   }
-  cursor_take(L, q, 2);
+  cursor_take(L, c, q, 2);
   lua_pushvalue(L, 2);
   lua_pushnil(L);
   lua_pushnil(L);
@@ -153,6 +164,7 @@ static int cursor_begin(lua_State *L) {
   struct lcall *q = lquery_begin(t, l->pool);
   q->call.statement.stream = true;
   if (!lquery_statement(L, q, 3, "c:rows")) return lua_error(L);
+  c->stream = ++l->stream;
   engine_run(l->conn, &q->call);
   return lquery_wait(L, t, cursor_begun_k);
 }

@@ -26,6 +26,7 @@ struct lease {
   struct task *task;        /* NULL once detached */
   uint64_t serial;          /* the engine's lease number; another one: this lease is over */
   uint64_t cut;             /* the number of the lease that db:close cut here, 0 none */
+  uint64_t stream;          /* the number of the last statement whose rows a cursor reads; never the same twice */
   struct conn *setup;       /* the connection being set up, and under which lease number (db:on("connect")) */
   uint64_t setup_lease;
   usec since;
@@ -94,7 +95,7 @@ struct lcall {
   struct call call;
   struct lpool *pool;
   struct holding undelivered; /* the result, the error or the lease, until the continuation takes it */
-  struct lresult *batch;      /* lcursor: where the batch goes */
+  const struct driver *driver; /* the Pool's: a result left behind may outlive the Pool */
   uint8_t answer;
   uint8_t stage;              /* enum call_state when it was left */
   bool deadlock;

@@ -20,7 +20,7 @@ static struct task *lcall_task(struct lcall *q) { return ltask_of_scratch(q); }
 static void lcall_drop(struct holding *h) {
   struct lcall *q = CONTAINER(h, struct lcall, undelivered);
   list_remove(&h->link);
-  if (q->call.result) q->pool->driver->free_result(q->call.result);
+  if (q->call.result) q->driver->free_result(q->call.result);
   engine_free_error(q->call.error);
   q->call.result = NULL;
   q->call.error = NULL;
@@ -93,12 +93,17 @@ static void lcall_abort(struct task *t) {
   q->stage = (uint8_t)q->call.state;
   ltask_set_line(t, NULL);
   if (q->pool->engine) engine_leave(q->pool->engine, &q->call); /* else it was dropped with the engine */
+  if (!list_empty(&q->undelivered.link)) lcall_drop(&q->undelivered); /* the Pool is still on the stack; later it may be gone */
 }
+
+static bool lcall_is_held(const struct holding *h, const void *q) { return h == &((const struct lcall *)q)->undelivered; }
 
 struct lcall *lquery_begin(struct task *t, struct lpool *p) {
   struct lcall *q = ltask_scratch(t);
+  if (ltask_holds(t, lcall_is_held, q)) lcall_drop(&q->undelivered); /* an earlier one's: memory was too short to hand it over */
   memset(q, 0, offsetof(struct lcall, params));
   q->pool = p;
+  q->driver = p->driver;
   q->call.done = lcall_done;
   q->call.borrower = t;
   q->undelivered.drop = lcall_drop;
