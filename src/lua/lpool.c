@@ -172,32 +172,52 @@ static void setups_run(lua_State *L, struct deferred *d) {
   }
 }
 
+/* A duration for people: a tenth of a second is precise enough from one second on; below, two digits that say something. */
+static const char *seconds_text(char *buffer, size_t size, usec t) {
+  double s = (double)t / USEC_PER_SECOND;
+  snprintf(buffer, size, s < 1 ? "%.2g" : "%.1f", s);
+  return buffer;
+}
+
 /* ---- leases that grow old ---- */
 
+/* The lease is copied: what is pushed may run finalisers, and they may end it. */
 static void leak_report(lua_State *L, struct lpool *p, struct lease *l, usec now) {
+  char held[32];
   l->reported = true;
-  double held = (double)(now - l->since) / USEC_PER_SECOND;
+  seconds_text(held, sizeof held, now - l->since);
+  unsigned long long id = l->conn->id;
+  const struct lease was = *l;
   if (l->task)
     ltask_push_traceback(L, l->task);
   else
     lua_pushliteral(L, "");
-  lruntime_log(p->runtime, "warn", "connection %llu, acquired at %s:%d, has been held for %.1f s (leak_after)%s%s",
-               (unsigned long long)l->conn->id, l->source, l->line, held, l->task ? "\n" : " by nobody's task", lua_tostring(L, -1));
+  lruntime_log(p->runtime, "warn", "connection %llu, acquired at %s:%d, has been held for %s s (leak_after)%s%s%s", id,
+               was.source, was.line, held, was.task ? "" : " by nobody's task", lua_rawlen(L, -1) > 0 ? "\n" : "", lua_tostring(L, -1));
   lua_pop(L, 1);
+}
+
+/* The first lease that is old and not reported yet, NULL when there is none; *next: when another will be old. */
+static struct lease *leak_next(struct lpool *p, usec now, usec *next) {
+  usec after = p->settings.host.leak_after;
+  LIST_EACH(node, engine_leases(p->engine)) {
+    struct lease *l = lpool_lease(p, CONTAINER(node, struct conn, leased));
+    if (!l || l->reported) continue;
+    if (now - l->since >= after) return l;
+    usec at = lruntime_after(l->since, after);
+    if (at < *next) *next = at;
+  }
+  return NULL;
 }
 
 static void leaks_run(lua_State *L, struct deferred *d) {
   struct lpool *p = CONTAINER(d, struct lpool, leaks_due);
-  usec now = loop_now(p->runtime->loop), after = p->settings.host.leak_after, next = NEVER;
-  if (after == 0) return;
-  LIST_EACH(node, engine_leases(p->engine)) {
-    struct lease *l = lpool_lease(p, CONTAINER(node, struct conn, leased));
-    if (!l || l->reported) continue;
-    if (now - l->since >= after)
-      leak_report(L, p, l, now);
-    else if (l->since + after < next)
-      next = l->since + after;
-  }
+  usec now = loop_now(p->runtime->loop), next = NEVER;
+  struct lease *l;
+  if (p->settings.host.leak_after == 0) return;
+  lpool_push(L, p); /* stays, then, while reports are made */
+  if (lua_isnil(L, -1)) return;
+  while ((l = leak_next(p, now, &next)) != NULL) leak_report(L, p, l, now); /* anew each time: a report may end others */
   if (next != NEVER) timer_start(p->runtime->loop, &p->leak_timer, next);
 }
 
@@ -243,17 +263,17 @@ static bool pool_deadlocked(struct lpool *p) {
 void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *error, bool *deadlock) {
   struct stats s;
   pool_stats(engine_pool(p->engine), &s);
-  char where[LUA_IDSIZE + 16], oldest[LUA_IDSIZE + 64] = "";
+  char where[LUA_IDSIZE + 16], held[32], oldest[LUA_IDSIZE + 64] = "", patience[32];
   const struct list *leases = engine_leases(p->engine);
   if (!list_empty(leases)) {
     const struct conn *c = CONTAINER(leases->next, struct conn, leased);
     conn_where(p, c, where, sizeof where);
-    double held = (double)(loop_now(p->runtime->loop) - c->leased_at) / USEC_PER_SECOND;
-    snprintf(oldest, sizeof oldest, ", oldest lease %.1f s%s%s", held, where[0] ? " at " : "", where);
+    seconds_text(held, sizeof held, loop_now(p->runtime->loop) - c->leased_at);
+    snprintf(oldest, sizeof oldest, ", oldest lease %s s%s%s", held, where[0] ? " at " : "", where);
   }
   *deadlock = waited > 0 && s.leased >= s.limit && pool_deadlocked(p);
-  error_set(error, POOL_TIMEOUT, "timed out after %.1f s waiting for a connection: size %d overflow %d%s, %d leased, %d waiting%s%s%s",
-            (double)waited / USEC_PER_SECOND, s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased, s.waiting,
+  error_set(error, POOL_TIMEOUT, "timed out after %s s waiting for a connection: size %d overflow %d%s, %d leased, %d waiting%s%s%s",
+            seconds_text(patience, sizeof patience, waited), s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased, s.waiting,
             s.opening > 0 ? ", more are being opened" : "", oldest,
             *deadlock ? "; every holder of a connection waits in this same line (deadlock)" : "");
   error->retryable = true;

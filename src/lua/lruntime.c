@@ -135,7 +135,7 @@ static int runtime_gc(lua_State *L) {
 }
 
 static struct runtime *runtime_make(lua_State *L) {
-  struct runtime *r = lua_newuserdatauv(L, sizeof *r, 1);
+  struct runtime *r = lua_newuserdatauv(L, sizeof *r, 2);
   memset(r, 0, sizeof *r);
   list_init(&r->ready);
   list_init(&r->all);
@@ -151,12 +151,15 @@ static struct runtime *runtime_make(lua_State *L) {
   lua_pop(L, 1);
   struct task *self = ltask_make_self(L, r); /* pushes it */
   lua_setiuservalue(L, -2, 1);
+  struct task *finaliser = ltask_make_self(L, r);
+  lua_setiuservalue(L, -2, 2);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &loop_key);
   struct ev_loop *host = lua_touserdata(L, -1);
   lua_pop(L, 1);
   r->loop = host ? loop_ev_attach(host) : loop_ev_create();
   if (!r->loop) luaL_error(L, "pool: no event loop could be made");
   r->self = self;
+  r->finaliser = finaliser;
   r->lines.run = lines_run;
   r->lines.pending = NULL;
   r->home = lruntime_home(L);

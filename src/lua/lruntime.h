@@ -30,6 +30,7 @@ struct runtime {
   lua_State *host;        /* whose stack the scheduler uses now: the thread that runs the loop */
   struct task *current;   /* whose Lua code runs now; NULL outside tasks */
   struct task *self;      /* the synchronous task: waits made outside pool.run */
+  struct task *finaliser; /* the same for finalisers, which may come amid such a wait's beginning or end */
   struct list ready;      /* tasks to resume */
   struct list all;        /* tasks not yet ended, in the order started */
   struct list failures;   /* failed tasks that nobody joined yet */

@@ -110,36 +110,65 @@ static int pool_status_line(lua_State *L) {
   return 1;
 }
 
+/* Everything is read before anything but the SQL is pushed: what is pushed may run finalisers, and they may end the lease. */
 static void lease_describe(lua_State *L, struct lpool *p, struct conn *c, usec now) {
   const struct lease *l = lpool_lease(p, c);
+  uint64_t id = c->id, task = c->borrower ? ltask_id(c->borrower) : 0;
+  bool tasked = c->borrower != NULL;
+  int pid = engine_driver(p->engine)->pid(c->db);
+  usec since = c->leased_at;
   char where[LUA_IDSIZE + 16] = "";
   if (l && l->line > 0)
     snprintf(where, sizeof where, "%s:%d", l->source, l->line);
   else if (c->borrower)
     ltask_where(c->borrower, where, sizeof where);
+  if (c->call && c->call->kind != CALL_FETCH)
+    lua_pushlstring(L, c->call->statement.sql, c->call->statement.len);
+  else
+    lua_pushnil(L);
   lua_createtable(L, 0, 7);
-  set_integer(L, "id", (int64_t)c->id);
-  set_integer(L, "pid", engine_driver(p->engine)->pid(c->db));
-  if (c->borrower) set_integer(L, "task", (int64_t)ltask_id(c->borrower));
-  set_seconds(L, "since", c->leased_at);
-  set_seconds(L, "held", now - c->leased_at);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "sql");
+  set_integer(L, "id", (int64_t)id);
+  set_integer(L, "pid", pid);
+  if (tasked) set_integer(L, "task", (int64_t)task);
+  set_seconds(L, "since", since);
+  set_seconds(L, "held", now - since);
   if (where[0]) {
     lua_pushstring(L, where);
     lua_setfield(L, -2, "where");
   }
-  if (c->call && c->call->kind != CALL_FETCH) {
-    lua_pushlstring(L, c->call->statement.sql, c->call->statement.len);
-    lua_setfield(L, -2, "sql");
+}
+
+struct leased {
+  struct conn *conn;
+  uint64_t lease;
+};
+
+/* Pushes the leases as they are now: describing one may end others. Returns how many. */
+static int leases_copy(lua_State *L, struct lpool *p, struct leased **out) {
+  const struct list *leases = engine_leases(p->engine);
+  int room = 0, n = 0;
+  LIST_EACH(node, leases) room++;
+  *out = lua_newuserdatauv(L, (size_t)room * sizeof **out, 0);
+  LIST_EACH(node, leases) {
+    if (n == room) break;
+    struct conn *c = CONTAINER(node, struct conn, leased);
+    (*out)[n++] = (struct leased){c, c->lease};
   }
+  return n;
 }
 
 static int pool_leases(lua_State *L) {
   struct lpool *p = lpool_check(L, 1);
   usec now = loop_update(p->runtime->loop);
+  struct leased *out;
+  int count = leases_copy(L, p, &out);
   lua_newtable(L);
   lua_Integer n = 0;
-  LIST_EACH(node, engine_leases(p->engine)) {
-    lease_describe(L, p, CONTAINER(node, struct conn, leased), now);
+  for (int i = 0; i < count; i++) {
+    if (out[i].conn->lease != out[i].lease) continue;
+    lease_describe(L, p, out[i].conn, now);
     lua_rawseti(L, -2, ++n);
   }
   return 1;

@@ -8,7 +8,8 @@
 **   RUNNING -> DONE, FAILED task_resume, when the coroutine returned or raised
 **   READY, WAITING -> CANCELLED  task_close, from task_resume: never from inside an event
 ** Invariants: a task that is READY is in the ready list once, with woken or cancelled set or not yet started; a task that is
-** WAITING has an abort function, and after abort nothing wakes it for that wait; a task is anchored in the registry (under
+** WAITING has an abort function, and keeps it until its continuation is about to run: one that is cancelled after it was woken
+** leaves what it waited for all the same; after abort nothing wakes it for that wait; a task is anchored in the registry (under
 ** its address) from spawn until it ended; a coroutine that raised or was cancelled is reset at once, since Lua does not run
 ** the <close> variables of a dead coroutine by itself; what a task still holds when it ends is dropped.
 **
@@ -16,7 +17,8 @@
 ** still escapes, when memory is short, is put right by tasks_recover. When the state is closed tasks do not run again, not even
 ** their <close> variables: ltask_forget_all only withdraws what they wait for and frees what they hold.
 **
-** The synchronous task stands for code outside any task: its waits turn the loop in place.
+** The synchronous task stands for code outside any task: its waits turn the loop in place. Finalisers have another such one, for
+** the collector may run them while a call of the first is being made or answered.
 */
 #include "ltask_internal.h"
 
@@ -64,9 +66,23 @@ void task_push(lua_State *L, struct task *t) {
 
 /* ---- waiting ---- */
 
+/* Does the collector run this code, as a finaliser? Then it may be amid anything, a call of the synchronous task too. */
+static bool task_finalising(lua_State *L) {
+#if LUA_VERSION_RELEASE_NUM >= 50404
+  return lua_gc(L, LUA_GCISRUNNING) < 0; /* stopped by Lua itself */
+#else
+  lua_Debug ar;
+  for (int level = 0; lua_getstack(L, level, &ar); level++)
+    if (lua_getinfo(L, "n", &ar) && strcmp(ar.namewhat, "metamethod") == 0 && strcmp(ar.name, "__gc") == 0) return true;
+  return false;
+#endif
+}
+
+static struct task *task_synchronous(lua_State *L, struct runtime *r) { return task_finalising(L) ? r->finaliser : r->self; }
+
 struct task *ltask_current(lua_State *L) {
   struct runtime *r = lruntime_get(L);
-  return r->current ? r->current : r->self;
+  return r->current ? r->current : task_synchronous(L, r);
 }
 
 struct task *ltask_enter(lua_State *L) {
@@ -76,7 +92,7 @@ struct task *ltask_enter(lua_State *L) {
   if (!t) {
     if (loop_attached(r->loop)) lerror_misuse(L, "nothing runs the host's loop from here: a call that waits belongs in pool.spawn");
     if (r->turning > 0) lerror_misuse(L, "cannot wait here: the loop is running (in a finalizer?)");
-    t = r->self;
+    t = task_synchronous(L, r);
   } else {
     if (L != t->co)
       lerror_misuse(L, "a coroutine that pool did not start cannot wait: use pool.spawn (or call this from the task itself)");
@@ -90,11 +106,6 @@ struct task *ltask_enter(lua_State *L) {
   return t;
 }
 
-static void task_unwait(struct task *t) {
-  timer_stop(t->runtime->loop, &t->timer);
-  t->abort = NULL;
-}
-
 static void task_make_ready(struct task *t) {
   t->status = TASK_READY;
   if (t->co) list_append(&t->runtime->ready, &t->link);
@@ -104,13 +115,14 @@ void ltask_wake(struct task *t) {
   if (t->woken) return;
   t->woken = true;
   if (t->status != TASK_WAITING) return;
-  task_unwait(t);
+  timer_stop(t->runtime->loop, &t->timer);
   task_make_ready(t);
 }
 
 static void task_withdraw(struct task *t) {
   ltask_abort_fn abort = t->abort;
-  task_unwait(t);
+  timer_stop(t->runtime->loop, &t->timer);
+  t->abort = NULL;
   if (abort) abort(t);
 }
 
@@ -142,13 +154,13 @@ int ltask_wait_until(lua_State *L, struct task *t, usec until, ltask_abort_fn ab
   t->status = TASK_WAITING;
   if (t->woken || t->cancelled) { /* on with the others first, or to its end */
     if (!t->woken) task_withdraw(t);
-    t->abort = NULL;
     task_make_ready(t);
   } else if (until != NEVER) {
     timer_start(r->loop, &t->timer, until);
   }
   if (t->co) return lua_yieldk(L, 0, (lua_KContext)t, continuation);
   task_run_until(L, r, NEVER, self_over, t);
+  t->abort = NULL;
   t->status = TASK_RUNNING;
   return continuation(L, LUA_OK, (lua_KContext)t);
 }
@@ -342,12 +354,14 @@ static void task_resume(lua_State *L, struct task *t) {
   struct runtime *r = t->runtime;
   r->current = t;
   if (t->cancelled) {
+    task_withdraw(t);
     task_close(L, t);
     r->current = NULL;
     return;
   }
   int arguments = t->results;
   t->results = 0;
+  t->abort = NULL;
   t->status = TASK_RUNNING;
   int status = lua_resume(t->co, L, arguments, &t->results);
   if (status == LUA_YIELD) {
@@ -473,8 +487,7 @@ void ltask_cancel(struct task *t) {
 }
 
 static void task_forget(struct task *t) {
-  if (t->status == TASK_WAITING) task_withdraw(t);
-  timer_stop(t->runtime->loop, &t->timer);
+  task_withdraw(t);
   task_drop_holdings(t);
 }
 
@@ -485,6 +498,7 @@ void ltask_forget_all(struct runtime *r) {
   LIST_EACH(each, &r->all) task_forget(CONTAINER(each, struct task, all));
   while ((node = list_shift(&r->all)) != NULL) continue;
   if (r->self) task_forget(r->self);
+  if (r->finaliser) task_forget(r->finaliser);
   list_init(&r->ready);
   list_init(&r->failures);
 }
