@@ -116,6 +116,14 @@ static void names(void) {
     CHECK_TEXT(settings_nearest(tables, 1, "pool_pre_ping"), "pre_ping");
     CHECK_TEXT(settings_nearest(tables, 1, "tiemout"), "timeout");
   }
+  TEST("two letters swapped are one mistake, wherever they are; a letter apart, or twice, they are more") {
+    CHECK_TEXT(settings_nearest(tables, 1, "siez"), "size");
+    CHECK_TEXT(settings_nearest(tables, 1, "isze"), "size");
+    CHECK_TEXT(settings_nearest(tables, 1, "SIEZ"), "size");
+    CHECK_TEXT(settings_nearest(tables, 1, "qeuue"), "queue");
+    CHECK(settings_nearest(tables, 1, "zisE") == NULL);
+    CHECK(settings_nearest(tables, 1, "isez") == NULL);
+  }
   TEST("what is like no setting has no nearest name") {
     char long_name[5000];
     memset(long_name, 's', sizeof long_name - 1);

@@ -1,5 +1,5 @@
 /*
-** nearest: edit distance, in a row of fixed size. Case does not count, whatever the locale. A name longer than
+** nearest: edit distance, in three rows of fixed size. Case does not count, whatever the locale. A name longer than
 ** NEAREST_LENGTH_MAX, wanted or offered, matches nothing: nobody mistypes one.
 */
 #include "nearest.h"
@@ -13,24 +13,26 @@ static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')
 
 static bool name_long(const char *name) { return strnlen(name, NEAREST_LENGTH_MAX + 1) > NEAREST_LENGTH_MAX; }
 
-/* Letters to insert, delete or replace to make one of the other; both at most NEAREST_LENGTH_MAX long. */
+static bool letters_swapped(const char *a, const char *b) { return lower(a[0]) == lower(b[1]) && lower(a[1]) == lower(b[0]); }
+
+static int least_of(int a, int b) { return a < b ? a : b; }
+
+/* Letters to insert, delete, replace or swap with the next one to make one of the other (optimal string alignment: what was
+   swapped is not edited again); both at most NEAREST_LENGTH_MAX long. rows[i % 3] are the distances from i letters of a. */
 static int name_distance(const char *a, const char *b) {
-  int row[NEAREST_LENGTH_MAX + 1];
-  int width = (int)strlen(b);
-  INSIST(width <= NEAREST_LENGTH_MAX);
-  for (int j = 0; j <= width; j++) row[j] = j;
-  for (int i = 0; a[i]; i++) {
-    int diagonal = row[0];
-    row[0] = i + 1;
-    for (int j = 0; j < width; j++) {
-      int best = diagonal + (lower(a[i]) != lower(b[j]));
-      diagonal = row[j + 1];
-      if (diagonal + 1 < best) best = diagonal + 1;
-      if (row[j] + 1 < best) best = row[j] + 1;
-      row[j + 1] = best;
+  int rows[3][NEAREST_LENGTH_MAX + 1];
+  int height = (int)strlen(a), width = (int)strlen(b);
+  INSIST(height <= NEAREST_LENGTH_MAX && width <= NEAREST_LENGTH_MAX);
+  for (int j = 0; j <= width; j++) rows[0][j] = j;
+  for (int i = 1; i <= height; i++) {
+    int *row = rows[i % 3], *above = rows[(i - 1) % 3];
+    row[0] = i;
+    for (int j = 1; j <= width; j++) {
+      row[j] = least_of(least_of(above[j], row[j - 1]) + 1, above[j - 1] + (lower(a[i - 1]) != lower(b[j - 1])));
+      if (i > 1 && j > 1 && letters_swapped(a + i - 2, b + j - 2)) row[j] = least_of(row[j], rows[(i - 2) % 3][j - 2] + 1);
     }
   }
-  return row[width];
+  return rows[height % 3][width];
 }
 
 void nearest_begin(struct nearest *n, const char *wanted) {
