@@ -22,6 +22,8 @@ describe("flags", function()
   it("are refused when unknown, with the nearest name, when not yet there, and without their value", function()
     local function refused(...) return (select(2, flags.parse({ ... }, KNOWN))) end
     assert.equal("unknown flag --sise; did you mean --size?", refused("--sise", "1"))
+    assert.equal("unknown flag --siez; did you mean --size?", refused("--siez", "1"))
+    assert.equal("unknown flag --SIZE; did you mean --size?", refused("--SIZE", "1"))
     assert.equal("unknown flag --zebra", refused("--zebra"))
     assert.equal("unknown flag -x", refused("-x"))
     assert.equal("--no-size: --size is not on or off, it takes a value", refused("--no-size"))

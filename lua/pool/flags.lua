@@ -1,37 +1,22 @@
 --- Command-line flags: `--name value`, `--name=value`, for what is on or off also `--name` and `--no-name`. Pure.
 
+local core = require "pool.core"
+
 local flags = {}
 
 ---@class pool.flags.Known
 ---@field value boolean? it takes a value
 ---@field later boolean | string? known, and refused as not there yet; a string says what it comes with
 
---- Edits from one text to the other: a letter put in, left out, replaced.
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      diagonal, row[j] = row[j], math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
-    end
-  end
-  return row[#b]
-end
-
---- The name nearest to `name`, nil when none is near.
+--- The name nearest to `name`, nil when none is near; as for settings, fields and methods.
 ---@param name string
 ---@param names table<string, any>
 ---@return string?
 function flags.nearest(name, names)
-  local best, least
-  for candidate in pairs(names) do
-    local d = distance(name, candidate)
-    if not least or d < least or (d == least and candidate < best) then best, least = candidate, d end
-  end
-  if best and least <= math.max(1, #name // 3) then return best end
+  local sorted = {}
+  for candidate in pairs(names) do sorted[#sorted + 1] = candidate end
+  table.sort(sorted)
+  return core.nearest(name, sorted)
 end
 
 local function lookup(known, name)

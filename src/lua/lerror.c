@@ -143,6 +143,20 @@ static int error_no_field(lua_State *L) {
   return lerror_no_field(L, luaL_checkstring(L, 1), 2, NULL, 3);
 }
 
+/* core.nearest(name, names): which of the names, an array, was probably meant; nil when none is near. Of equals the first. */
+static int error_nearest(lua_State *L) {
+  struct nearest near;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
+  nearest_begin(&near, luaL_checkstring(L, 1));
+  for (lua_Integer i = 1; lua_rawgeti(L, 2, i) != LUA_TNIL; i++, lua_settop(L, 2)) {
+    luaL_checktype(L, 3, LUA_TSTRING); /* a number would be made a string that the table does not hold */
+    nearest_offer(&near, lua_tostring(L, 3));
+  }
+  lua_pushstring(L, near.name); /* nil for NULL; the table holds it */
+  return 1;
+}
+
 /* core.check_self(self, type, who, what): a method that is written in Lua was called on what its type's name says. */
 static int error_check_self(lua_State *L) {
   if (luaL_testudata(L, 1, luaL_checkstring(L, 2))) return 0;
@@ -187,7 +201,8 @@ void lerror_open(lua_State *L) {
   static const luaL_Reg meta[] = {{"__tostring", error_tostring}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"misuse", error_misuse},         {"error", error_make},
                                        {"is_error", error_is},           {"no_field", error_no_field},
-                                       {"check_self", error_check_self}, {NULL, NULL}};
+                                       {"check_self", error_check_self}, {"nearest", error_nearest},
+                                       {NULL, NULL}};
   luaL_newmetatable(L, LERROR_NAME);
   luaL_setfuncs(L, meta, 0);
   lua_pop(L, 1);

@@ -12,7 +12,7 @@
 
 #define LERROR_NAME "pool.Error"
 
-/* Makes the metatable and sets misuse, error, is_error, no_field and check_self in the table on top of the stack. */
+/* Makes the metatable and sets misuse, error, is_error, no_field, check_self and nearest in the table on top of the stack. */
 void lerror_open(lua_State *L);
 
 /* Pushes the error as a table: kind, message, and the fields that are known. */
