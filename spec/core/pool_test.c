@@ -290,6 +290,37 @@ static void test_opens(void) {
   }
 }
 
+/* The second pause, b = 100 ms, of a pool of this seed whose opens fail. */
+static usec pause_of(uint64_t seed) {
+  struct settings s = plain();
+  struct world w = {.now = 1000 * SECOND, .pool = pool_create(&s, seed), .allocations = world_allocations};
+  pool_tick(w.pool, w.now);
+  ask(&w, 0, 10 * SECOND);
+  refused(&w, ORDER(&w, ACTION_OPEN), false);
+  pass(&w, 50 * MS);
+  refused(&w, ORDER(&w, ACTION_OPEN), false);
+  usec pause = pool_deadline(w.pool) - w.now;
+  leave(&w, 0);
+  world_end(&w);
+  return pause;
+}
+
+static void test_jitter(void) {
+  usec pauses[100];
+  int repeated = 0, short_ones = 0, long_ones = 0;
+  TEST("pools that lost one server do not come back together: the pause b is anywhere in [b/2, b] (promise 6)") {
+    for (int i = 0; i < 100; i++) {
+      pauses[i] = pause_of((uint64_t)i + 1);
+      CHECK(pauses[i] >= 50 * MS && pauses[i] <= 100 * MS);
+      short_ones += pauses[i] < 75 * MS;
+      long_ones += pauses[i] > 75 * MS;
+      for (int k = 0; k < i; k++) repeated += pauses[k] == pauses[i];
+    }
+    CHECK(repeated <= 5); /* of 50000 possible ones: 0 or 1 is likely */
+    CHECK(short_ones >= 25 && long_ones >= 25);
+  }
+}
+
 static void test_back_off(void) {
   struct world w = world_begin(plain());
   TEST("a passing failure keeps the line waiting, behind a jittered back-off (promise 6)") {
@@ -463,6 +494,7 @@ int main(void) {
   test_idle_only();
   test_opens();
   test_back_off();
+  test_jitter();
   test_permanent();
   test_reset();
   test_null_pool();
