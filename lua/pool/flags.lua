@@ -24,7 +24,9 @@ local function lookup(known, name)
   if known[name] then return name, known[name] end
   local positive = name:match("^no%-(.+)$")
   if positive and known[positive] then
-    if known[positive].value then return nil, ("--%s: --%s is not on or off, it takes a value"):format(name, positive) end
+    if known[positive].value and not known[positive].later then
+      return nil, ("--%s: --%s is not on or off, it takes a value"):format(name, positive)
+    end
     return positive, known[positive], true
   end
   return nil, ("unknown flag --%s%s"):format(name, (function()
