@@ -53,6 +53,13 @@ describe("what a handler returns", function()
     assert.same({ ["content-type"] = "text/plain", ["x-count"] = "5" }, from(page).headers)
   end)
 
+  it("is refused by the number's name when the number is no status", function()
+    for number, text in pairs { [999] = "999", [99] = "99", [2.5] = "2.5" } do
+      assert.has_error(function() from(number, "x") end, text .. " is no status: those are 100 to 599")
+      assert.has_error(function() from(number) end, text .. " is no status: those are 100 to 599")
+    end
+  end)
+
   it("is refused when it can be no response", function()
     assert.has_error(function() from(true) end)
     assert.has_error(function() from(1000) end)

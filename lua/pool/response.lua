@@ -68,6 +68,7 @@ local function with_body(status, body, headers, encode)
   if type(body) == "table" or type(body) == "userdata" then
     return response.new(status or 200, encode(body), headers, JSON_TYPE)
   end
+  if type(body) == "number" and not status then error(("%s is no status: those are 100 to 599"):format(body), 0) end
   error(("a handler returned a %s; it returns [status,] body [, headers]: text, a table, or a status alone"):format(type(body)), 0)
 end
 
