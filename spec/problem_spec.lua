@@ -64,6 +64,21 @@ describe("a problem", function()
     assert.same({ "\u{FFFD}t\u{E9}", "r1" }, { body.detail, body.request_id })
   end)
 
+  it("of a raised table that cannot tell itself logs its kind and message, or its plain fields", function()
+    local wanted = {
+      ["query: no such thing"] = { kind = "query", message = "no such thing" },
+      ["no such thing"] = { message = "no such thing", code = 5 },
+      ['a table {code = 5, where = "here", why = a table}'] = { code = 5, where = "here", why = {} },
+      ["a table {}"] = {},
+    }
+    for text, err in pairs(wanted) do
+      local ctx, lines = context()
+      assert.equal(500, problem.from(err, nil, ctx).status)
+      assert.equal("GET /x: 500: " .. text, lines[1][2])
+    end
+    assert.is_true(#problem.text { long = ("x"):rep(10000) } < 300)
+  end)
+
   it("survives an error whose __tostring fails", function()
     local bad = setmetatable({}, { __tostring = function() error "no" end })
     local ctx, lines = context()

@@ -73,9 +73,33 @@ function problem.response(encode, status, detail, id, headers, extra)
   return made
 end
 
+local RENDERED = 200 -- bytes of a raised table that the log shows
+
+--- A raised table that cannot tell itself: its kind and message, else its plain fields by name.
+local function render(err)
+  if type(err.message) == "string" then
+    return (type(err.kind) == "string" and err.kind .. ": " or "") .. err.message
+  end
+  local parts = {}
+  for name, value in next, err do
+    local kind = type(value)
+    if kind == "string" then value = ("%q"):format(value) end
+    parts[#parts + 1] = ("%s = %s"):format(tostring(name), (kind == "table" or kind == "userdata") and "a " .. kind or tostring(value))
+  end
+  table.sort(parts)
+  local text = table.concat(parts, ", ")
+  return ("a table {%s}"):format(#text <= RENDERED and text or text:sub(1, RENDERED) .. "...")
+end
+
+local function tell(err)
+  local meta = getmetatable(err)
+  if type(err) ~= "table" or (type(meta) == "table" and (meta.__tostring or meta.__name)) then return tostring(err) end
+  return render(err)
+end
+
 --- The text of an error that surely can be had: a failing __tostring must not hide the failure it describes.
 function problem.text(err)
-  local fine, text = pcall(tostring, err)
+  local fine, text = pcall(tell, err)
   return fine and text or ("(an error that is a %s)"):format(type(err))
 end
 
