@@ -206,3 +206,21 @@ describe("a long statement on SQLite", function()
     assert(db:exec "drop table changing")
   end)
 end)
+
+describe("a script that ends", function()
+  -- Whether or not it closes its pool, what it wrote is in the database's own file: that may be copied.
+  for _, ending in ipairs { "", "db:close()" } do
+    it("leaves its writes in the file and nothing beside it" .. (ending == "" and ", closed or not" or ""), function()
+      local path = dir .. "/ends.db"
+      local code = ([[local pool = require "pool"
+        local db = pool.new { database_url = "sqlite:///%s" }
+        assert(db:exec "create table if not exists t (n int); insert into t values (1)") %s]]):format(path, ending)
+      for _ = 1, 5 do
+        local p <close> = process.start { "lua5.4", "-e", code }
+        assert.equal(0, p:wait(), p:stderr())
+        assert.equal(path .. "\n", process.run("ls " .. path .. "*"))
+      end
+      assert.equal("SQLite", process.run("head -c 6 " .. process.quote(path)))
+    end)
+  end
+end)

@@ -10,7 +10,7 @@
 **    when the next statement starts: a cancel cannot hit what comes after.
 ** 3. reset() and close() while something is under way cancel it and follow it (`next`).
 ** 4. A connection that was closed, or never opened, has a thread with nothing left to do: abandon() joins it. Any other is
-**    detached and cleans up by itself.
+**    detached and cleans up by itself; destroy() waits for those, within bounds.
 ** 5. begin: IMMEDIATE, so that a writer never has to give up half-way because another wrote meanwhile; read-only ones are
 **    deferred, and kept from writing by the worker. Any isolation is accepted: SQLite's transactions are serializable.
 ** 6. status() is what the worker saw when it last reported: SQLite itself rolls back on some errors (full disk, interrupted
@@ -26,7 +26,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
+
+#define DESTROY_PATIENCE 1 /* seconds */
 
 enum { REQUEST_KEPT = 1 << 20 };  /* a larger request's memory is given back with the next small one */
 enum { WORKER_STACK = 8 << 20 };  /* address space only: a LIKE pattern of SQLite's greatest length recurses through megabytes */
@@ -80,9 +83,17 @@ static struct db *sqlite_create(const struct db_settings *settings, db_log_fn lo
 
 static void sqlite_configure(struct db *db, const struct db_settings *settings) { db->reset = settings->reset; }
 
+/* Threads that were abandoned a moment ago are given the time to close their handles: a process that ends at once would leave its last
+   writes in the -wal beside the database. One that is stuck keeps nobody for longer than DESTROY_PATIENCE. */
+static void destroy_wait(const struct sqlite_place *place) {
+  const struct timespec nap = {.tv_nsec = 200 * 1000};
+  for (int naps = 0; naps < DESTROY_PATIENCE * 5000 && atomic_load(&place->owners) > 1; naps++) nanosleep(&nap, NULL);
+}
+
 static void sqlite_destroy(struct db *db) {
   if (!db) return;
   INSIST(db->connections == 0);
+  destroy_wait(db->place);
   place_leave(db->place);
   free(db);
 }

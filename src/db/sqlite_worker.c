@@ -43,7 +43,10 @@ static void worker_close(struct db_conn *c) {
   sqlite3 *handle = c->handle;
   c->handle = NULL;
   pthread_mutex_unlock(&c->lock);
-  if (handle) sqlite3_close_v2(handle);
+  if (handle) {
+    sqlite3_exec(handle, "select 1", NULL, NULL, NULL); /* ends an interrupt, which would keep close from emptying the -wal */
+    sqlite3_close_v2(handle);
+  }
   if (c->turn) turn_give(c);
 }
 
