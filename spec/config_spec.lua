@@ -25,8 +25,8 @@ local SETTINGS = {
   backoff_min = { env = "DB_POOL_BACKOFF_MIN", default = 0.05, text = "0.1", value = 0.1 },
   backoff_max = { env = "DB_POOL_BACKOFF_MAX", default = 0.5, text = "5", value = 5 },
   queue = { env = "DB_POOL_QUEUE", default = "fifo", text = "fifo", value = "fifo" },
-  queue_target = { env = "DB_POOL_QUEUE_TARGET", default = 0.05, text = "0.2", value = 0.2 },
-  queue_interval = { env = "DB_POOL_QUEUE_INTERVAL", default = 1, text = "2", value = 2 },
+  queue_target = { env = "DB_POOL_QUEUE_TARGET", default = 0.05, text = "5e-2", value = 0.05 },
+  queue_interval = { env = "DB_POOL_QUEUE_INTERVAL", default = 1, text = "1.0", value = 1 },
   database_url = { env = "DATABASE_URL", default = "sqlite:///pool.db", text = "sqlite:///x.db", value = "sqlite:///x.db" },
   connect_timeout = { env = "DB_CONNECT_TIMEOUT", default = 10, text = "3", value = 3 },
   reset = { env = "DB_POOL_RESET", default = "rollback", text = "discard", value = "discard" },
@@ -322,6 +322,17 @@ describe("settings read by C", function()
     assert.equal('nested: "deny" is not one of allow, error', raised(core.check_settings, { nested = "deny" }))
     assert.equal('null: "nil" is not one of absent, sentinel', raised(core.check_settings, { null = "nil" }))
     assert.equal('pooler: "pgbouncer" is not one of auto, none, transaction', raised(core.check_settings, { pooler = "pgbouncer" }))
+  end)
+
+  it("refuses a setting that does nothing yet, wherever it comes from, but for its default", function()
+    local function message(...) return select(2, config.read(nil, sources(...))) end
+    local refused = "0.2 is not there yet: it comes with the tuning policies; now it is 0.05"
+    assert.equal("queue_target: " .. refused, raised(core.check_settings, { queue_target = 0.2 }))
+    assert.equal("DB_POOL_QUEUE_TARGET: " .. refused, message { DB_POOL_QUEUE_TARGET = "0.2" })
+    assert.equal(".env:1: DB_POOL_QUEUE_TARGET: " .. refused, message(nil, "DB_POOL_QUEUE_TARGET=0.2"))
+    assert.equal("--queue-target: " .. refused, message(nil, nil, { ["queue-target"] = "0.2" }))
+    assert.same({ nil, "queue_target: " .. refused }, { core.change_settings({}, { queue_target = 0.2 }) })
+    assert.equal(0.05, core.check_settings({ queue_target = 0.05 }).queue_target)
   end)
 
   it("reports the same one of several wrong values every time, whatever the order of a table's keys", function()

@@ -79,8 +79,8 @@ error "pool.types is for editors: nothing runs it"
 ---@field backoff_min? number seconds, the first pause after a failed open, default 0.05
 ---@field backoff_max? number seconds, the longest pause after failed opens, default 0.5
 ---@field queue? "fifo" the order in which those in line are served
----@field queue_target? number seconds; codel: the wait that is acceptable, default 0.05
----@field queue_interval? number seconds; codel: how long the wait may stay above queue_target, default 1
+---@field queue_target? number seconds; later: the wait that codel accepts; now 0.05 alone
+---@field queue_interval? number seconds; later: how long codel lets the wait stay above queue_target; now 1 alone
 ---@field database_url? string postgresql://user:password@host:port/database or sqlite:///file.db, default sqlite:///pool.db; not live
 ---@field connect_timeout? number seconds to open a connection, names and every address included, default 10; 0: none
 ---@field reset? "rollback" | "discard" | "none" what makes a returned connection clean, default rollback

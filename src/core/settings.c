@@ -22,6 +22,8 @@
 #define SHOWN_MAX 64       /* bytes of a value shown in a message */
 #define DIGITS_MAX 19      /* decimal digits that a uint64_t always holds */
 
+#define POLICIES "the tuning policies"
+
 static const char *const queue_choices[] = {"fifo", "lifo", "codel", NULL};
 
 #define AT(member) offsetof(struct settings, member)
@@ -63,10 +65,10 @@ static const struct setting pool_rows[] = {
      .help = "the longest pause after failed opens"},
     {"queue", "DB_POOL_QUEUE", SETTING_CHOICE, AT(queue), "fifo", .choices = queue_choices, .not_yet = "lifo codel", .live = true,
      .help = "the order in which those in line are served"},
-    {"queue_target", "DB_POOL_QUEUE_TARGET", SETTING_DURATION, AT(queue_target), "0.05", .max = SECONDS_MAX, .live = true,
-     .help = "codel: the wait that is acceptable"},
-    {"queue_interval", "DB_POOL_QUEUE_INTERVAL", SETTING_DURATION, AT(queue_interval), "1", .max = SECONDS_MAX, .live = true,
-     .help = "codel: how long the wait may stay above queue_target"},
+    {"queue_target", "DB_POOL_QUEUE_TARGET", SETTING_DURATION, AT(queue_target), "0.05", .max = SECONDS_MAX, .later = POLICIES,
+     .live = true, .help = "later: the wait that codel accepts"},
+    {"queue_interval", "DB_POOL_QUEUE_INTERVAL", SETTING_DURATION, AT(queue_interval), "1", .max = SECONDS_MAX, .later = POLICIES,
+     .live = true, .help = "later: how long codel lets the wait stay above queue_target"},
 };
 
 const struct settings_table pool_settings_table = {"pool", pool_rows, sizeof pool_rows / sizeof pool_rows[0], sizeof(struct settings)};
@@ -275,10 +277,25 @@ static enum pool_err range_refuse(const struct setting *row, double number, stru
                    row->type == SETTING_DURATION ? " seconds" : "", minus_one_hint(row, number));
 }
 
+/* A setting that does nothing yet takes its default alone, so that nobody believes to have set it. */
+static bool number_later(const struct setting *row, double number) {
+  double fallback;
+  if (row->later == NULL) return false;
+  INSIST(number_read(row->fallback, &fallback));
+  return number != fallback;
+}
+
+static enum pool_err later_refuse(const struct setting *row, double number, struct pool_error *error) {
+  char shown[32];
+  return error_set(error, POOL_SETTINGS, "%s: %s is not there yet: it comes with %s; now it is %s", row->name,
+                   number_write(number, shown, sizeof shown), row->later, row->fallback);
+}
+
 enum pool_err setting_number(const struct setting *row, void *values, double number, struct pool_error *error) {
   if (!setting_numeric(row) || number != number) return number_refuse(row, number, error);
   if (!(number >= row->min && number <= row->max)) return range_refuse(row, number, error);
   if (row->type == SETTING_COUNT && number != (double)(int)number) return number_refuse(row, number, error);
+  if (number_later(row, number)) return later_refuse(row, number, error);
   number_store(row, values, number);
   return POOL_OK;
 }
@@ -317,7 +334,7 @@ static enum pool_err choice_parse(const struct setting *row, void *values, const
   for (int i = 0; row->choices[i]; i++) {
     if (strcmp(row->choices[i], text) != 0) continue;
     if (setting_not_yet(row, text))
-      return error_set(error, POOL_SETTINGS, "%s: %s is not there yet: it comes with the tuning policies; now it is %s", row->name, text,
+      return error_set(error, POOL_SETTINGS, "%s: %s is not there yet: it comes with " POLICIES "; now it is %s", row->name, text,
                        setting_choices(row, wanted, sizeof wanted));
     *(int *)setting_place(row, values) = i;
     return POOL_OK;

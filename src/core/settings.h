@@ -33,6 +33,7 @@ struct setting {
   const char *zero;      /* what 0 means, NULL when nothing special */
   const char *const *choices;  /* NULL-terminated, for SETTING_CHOICE */
   const char *not_yet;   /* space-separated choices known but refused as not yet there; NULL when none */
+  const char *later;     /* what any value but the default comes with, refused until then; NULL: it is there */
   bool live;             /* may change while the pool runs */
   bool secret;           /* printed redacted */
   const char *help;      /* one line, no full stop */
