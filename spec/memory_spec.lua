@@ -37,7 +37,8 @@ describe("a pool of a database in memory", function()
     assert_fitted(db:stats().settings)
     assert.equal(1, db:stats().settings.min_idle)
     pools.wait(function() return pools.logged "info: " == 1 end)
-    pools.wait(function() return pools.logged "size 1 instead of 0, recycle 0 instead of 60, min_idle 1 instead of 3, shrink_after 0 instead of 5" == 1 end)
+    local line = "size 1 instead of 0, recycle 0 instead of 60, min_idle 1 instead of 3, shrink_after 0 instead of 5"
+    pools.wait(function() return pools.logged(line) == 1 end)
   end)
 
   it("cannot be changed to lose it", function()
