@@ -64,8 +64,8 @@ describe("a finalizer", function()
         end })
       end
       litter()
-      collectgarbage("incremental", 0, 1000)
-      for i = 1, 1000 do
+      collectgarbage("generational", 1)
+      for i = 1, 2000 do
         local rows, err = db:query("select $1 as a, $2 as b, $3 as c", i, i + 1, i + 2)
         if not rows or rows[1].a ~= i or rows[1].b ~= i + 1 or rows[1].c ~= i + 2 then Wrong = err or rows[1].a end
         local all, failure = pool.all { function() return i end, function() return -i end }
@@ -74,7 +74,7 @@ describe("a finalizer", function()
         if nothing or refused.kind ~= "query" then Wrong = refused or "no error" end
       end
       armed = false
-      print(Wrong, asked > 100)]]
+      print(Wrong, asked > 20)]]
     assert.equal(0, code, err)
     assert.equal("nil\ttrue\n", out)
   end)

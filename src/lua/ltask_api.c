@@ -349,13 +349,13 @@ static int all_k(lua_State *L, int status, lua_KContext context) {
 
 static int group_spawn(lua_State *L) {
   struct group *g = lua_touserdata(L, 3);
+  g->remaining = g->count; /* all at once: outside pool.run a finaliser that waits may run some to their end before the last is there */
   for (int i = 1; i <= g->count; i++) {
     struct member *m = &g->members[i - 1];
     lua_rawgeti(L, 1, i);
     m->group = g;
     m->number = i;
     m->task = ltask_spawn(L, 0, group_child_ended, m, g->parent->deadline);
-    g->remaining++;
     lua_rawseti(L, 2, i);
   }
   return 0;
