@@ -177,6 +177,28 @@ describe("config.read", function()
     assert.equal("DB_POOL_SIZE: the value is not a whole number", message { DB_POOL_SIZE = "postgresql://app:hunter2@h/d" })
   end)
 
+  it("refuses the name of a setting that comes later, in the environment and in .env", function()
+    local function message(...) return select(2, config.read(nil, sources(...))) end
+    for name, with in pairs(core.later.setting) do
+      local refused = ("DB_POOL_%s is not there yet: it comes with %s"):format(name:upper(), with)
+      assert.equal(refused, message { ["DB_POOL_" .. name:upper()] = "4" })
+      assert.equal(".env:2: " .. refused, message(nil, "\nDB_POOL_" .. name:upper() .. "=4"))
+      assert.same({}, (config.read(nil, sources({ ["DB_POOL_" .. name:upper()] = "" }, "DB_POOL_" .. name:upper() .. "="))))
+    end
+  end)
+
+  it("warns once of a name in .env that looks like a setting's and is none, with the nearest", function()
+    local lines = {}
+    local options = sources(nil, "DB_POOL_SIZE=1\nDB_POOL_SIZEE=hunter2\nDB_POOL_MAX_OVERFLWO=3\nDB_POOL_BANANA=3\nAPP=1\n")
+    options.log = function(level, message) lines[#lines + 1] = level .. ": " .. message end
+    for _ = 1, 2 do assert.same({ size = 1 }, (config.read(nil, options))) end
+    assert.same({
+      "warn: .env:2: DB_POOL_SIZEE is no setting; did you mean DB_POOL_SIZE?",
+      "warn: .env:3: DB_POOL_MAX_OVERFLWO is no setting; did you mean DB_MAX_OVERFLOW?",
+      "warn: .env:4: DB_POOL_BANANA is no setting",
+    }, lines)
+  end)
+
   it("refuses an argument that is neither table nor text", function()
     local values, message = config.read(5, sources())
     assert.is_nil(values)

@@ -1,7 +1,10 @@
 --- Where settings come from. The first of these that has one wins: flag, argument, environment, `.env`, default.
 --
 -- Texts (of flags, the environment, `.env`) are read by the settings' own table, in C; what the argument holds is passed on as it
--- is and checked there too. An empty variable counts as unset. Nothing here is global: each source can be replaced.
+-- is and checked there too. An empty variable counts as unset. Each source can be replaced.
+--
+-- Names that are not ours: one of a setting that comes later is refused, in `.env` and in the environment; any other name of `.env`
+-- that begins with DB_POOL_ is probably misspelt, and warned of once. The environment cannot be listed, so there is no warning for it.
 
 local dotenv = require "pool.dotenv"
 
@@ -14,9 +17,12 @@ local config = {}
 ---@field environment? fun(name: string): string? default os.getenv
 ---@field dotenv? string | false path of the `.env` file, default ".env" in the working directory; false: none
 ---@field read_file? fun(path: string): string?, string? the text; nil when there is no such file; nil and a message
----@field core? table with settings() and parse_setting(name, text), default require "pool.core"
+---@field core? table with settings(), parse_setting(name, text), later and nearest, default require "pool.core"
+---@field log? fun(level: string, message: string, fields: table) default pool.log
 
 local ENOENT = 2
+local PREFIX = "DB_POOL_"
+local NAME_MAX = 64 -- bytes of an unknown name that are shown
 local READ_MAX = 1024 * 1024 + 1 -- one byte more than dotenv takes, so that it says what is wrong
 
 local function read_file(path)
@@ -64,6 +70,53 @@ local function dotenv_values(options, environment)
   return dotenv.parse(text, path, environment)
 end
 
+--- Refuses the names of settings that come later: what they say would be lost unseen.
+local function refuse_later(core, environment, file, path)
+  local names = {}
+  for name in pairs(core.later.setting) do names[#names + 1] = name end
+  table.sort(names) -- of several always the same one is named
+  for _, name in ipairs(names) do
+    local variable, with = PREFIX .. name:upper(), core.later.setting[name]
+    local text, entry = environment(variable), file[variable]
+    local where = text and text ~= "" and "" or entry and entry.value ~= "" and ("%s:%d: "):format(path, entry.line)
+    if where then return nil, ("%s%s is not there yet: it comes with %s"):format(where, variable, with) end
+  end
+  return true
+end
+
+--- The variable that somebody who wrote `name` probably meant, compared without what they all begin with.
+local function nearest_variable(core, name)
+  local rests, by_rest = {}, {}
+  for i, setting in ipairs(core.settings()) do
+    rests[i] = setting.env:match("^DB_POOL_(.+)$") or setting.env:match("^DB_(.+)$") or setting.env
+    by_rest[rests[i]] = setting.env
+  end
+  return by_rest[core.nearest(name:sub(#PREFIX + 1), rests)]
+end
+
+local warned = {} -- the messages given: every pool of a process reads the same file
+
+--- Warns of the names in `.env` that look like ours and are not.
+local function warn_unknown(core, file, path, log)
+  local ours, messages = {}, {}
+  for _, setting in ipairs(core.settings()) do ours[setting.env] = true end
+  for name in pairs(core.later.setting) do ours[PREFIX .. name:upper()] = true end
+  for name, entry in pairs(file) do
+    if not ours[name] and name:sub(1, #PREFIX) == PREFIX and #name <= NAME_MAX and not name:find("[^%w_]") then
+      local near = nearest_variable(core, name)
+      messages[#messages + 1] = ("%s:%d: %s is no setting%s"):format(path, entry.line, name,
+        near and ("; did you mean %s?"):format(near) or "")
+    end
+  end
+  table.sort(messages)
+  for _, message in ipairs(messages) do
+    if not warned[message] then
+      warned[message] = true
+      log("warn", message, {})
+    end
+  end
+end
+
 --- The text of a setting from the environment or `.env`, its source, and what to call it in a message. nil: neither has one.
 local function text_of(setting, environment, file, path)
   local text = environment(setting.env)
@@ -103,10 +156,14 @@ function config.read(argument, options)
   local file
   file, message = dotenv_values(options, environment)
   if not file then return nil, message end
+  local path = options.dotenv or ".env"
+  fine, message = refuse_later(core, environment, file, path)
+  if not fine then return nil, message end
+  warn_unknown(core, file, path, options.log or require("pool").log)
   for _, setting in ipairs(core.settings()) do
     local name = setting.name
     if values[name] == nil then
-      local text, source, where = text_of(setting, environment, file, options.dotenv or ".env")
+      local text, source, where = text_of(setting, environment, file, path)
       if text then
         values[name], message = parse(core, name, text, where)
         if values[name] == nil then return nil, message end
