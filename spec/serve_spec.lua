@@ -196,6 +196,26 @@ describe("a connection to pool serve", function()
   it("is refused with 400 and closed when it does not speak HTTP", function()
     assert.matches("^HTTP/1%.1 400 ", http.raw(server.port, "what is this\r\n\r\n"))
   end)
+
+  it("is refused by a problem that has a request id of its own, before any handler", function()
+    local long = ("x"):rep(70000)
+    local refused, seen = {
+      [400] = "GET / HTTP/1.1\r\n\r\n", [413] = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n",
+      [414] = "GET /" .. long .. " HTTP/1.1\r\n", [431] = "GET / HTTP/1.1\r\nHost: x\r\nX: " .. long .. "\r\n\r\n",
+      [505] = "GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+    }, {}
+    for status, bytes in pairs(refused) do
+      local text = http.raw(server.port, bytes)
+      assert.matches(("^HTTP/1%%.1 %d "):format(status), text)
+      assert.truthy(text:find("\r\ncontent-type: application/problem+json\r\n", 1, true), text)
+      assert.truthy(text:find("\r\nconnection: close\r\n", 1, true), text)
+      local id = text:match "\r\nx%-request%-id: (%x+)\r\n"
+      local body = assert(pool.json.decode(text:match "\r\n\r\n(.*)$"))
+      assert.same({ status, 16, id }, { body.status, #id, body.request_id })
+      assert.is_nil(seen[id])
+      seen[id] = true
+    end
+  end)
 end)
 
 -- ---- many at once -------------------------------------------------------------------------------------------------------------

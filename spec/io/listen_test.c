@@ -115,6 +115,8 @@ static void test_answers(void) {
     const char *heard = hear(&s, fd, 8000);
     CHECK(strstr(heard, OK("one", "3") "HTTP/1.1 400 Bad Request\r\n") == heard);
     CHECK(strstr(heard, "connection: close\r\n") != NULL && strstr(heard, "<closed>") != NULL);
+    const char *header = strstr(heard, "x-request-id: "), *body = strstr(heard, "\"request_id\":\"");
+    CHECK(header != NULL && body != NULL && memcmp(header + 14, body + 14, 16) == 0 && body[30] == '"');
     close(fd);
     server_destroy(&s);
   }

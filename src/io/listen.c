@@ -234,6 +234,15 @@ void listen_destroy(struct listener *l) {
   free(l);
 }
 
+void listen_id(struct listener *l, char id[LISTEN_ID_MAX + 1]) {
+  uint64_t x = l->options.id_seed + ++l->serial * UINT64_C(0x9e3779b97f4a7c15); /* splitmix64: no two alike of a listener */
+  x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+  x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+  x ^= x >> 31;
+  for (int i = 0; i < 16; i++) id[i] = "0123456789abcdef"[(x >> (60 - 4 * i)) & 15];
+  id[16] = '\0';
+}
+
 int listen_port(const struct listener *l) { return l->port; }
 
 int listen_connections(const struct listener *l) { return l->connections; }

@@ -22,6 +22,7 @@
 #define LISTEN_INPUT_MAX 65536                           /* bytes of pipelined requests kept while one is handled */
 #define LISTEN_OUTPUT_HIGH 262144                        /* bytes unsent at which a streaming writer waits */
 #define LISTEN_OUTPUT_LOW 65536                          /* ... until no more than these are left */
+#define LISTEN_ID_MAX 64                                 /* characters of a request's id */
 
 struct listener;
 struct client;
@@ -31,6 +32,7 @@ struct listen_options {
   int port;            /* 0: a free one */
   size_t body_max;     /* bytes; 0 counts as HTTP_BODY_MAX */
   int max_connections; /* 0 counts as LISTEN_CONNECTIONS_MAX */
+  uint64_t id_seed;    /* of the ids of requests: chance */
 };
 
 enum listen_event {
@@ -53,6 +55,9 @@ int listen_port(const struct listener *);
 int listen_connections(const struct listener *);
 enum listen_event listen_next(struct listener *, struct client **); /* the client is NULL for the last two */
 
+/* A new id for a request: 16 characters that stand in logs, headers and JSON as they are. */
+void listen_id(struct listener *, char id[LISTEN_ID_MAX + 1]);
+
 /* Of a connection whose request was taken. */
 const struct http_request *listen_request(const struct client *); /* until release */
 const char *listen_remote(const struct client *);                 /* the client's address as text */
@@ -63,6 +68,8 @@ void *listen_owner(const struct client *);
 /* Answers. minor, is_head and keep_alive are filled in here. NULL: done (also when the client is gone), else the fault, as
    http_response_write. A streamed one is followed by parts: false, wait for LISTEN_WRITABLE or LISTEN_GONE before the next. */
 const char *listen_respond(struct client *, const struct http_response *);
+/* Answers with a problem of the server's own (RFC 9457): `id` and `detail` (or NULL) are text that JSON takes as it is. */
+void listen_problem(struct client *, int status, const char *id, const char *detail, bool keep_alive);
 bool listen_part(struct client *, const char *data, size_t len);
 void listen_finish(struct client *);
 bool listen_responded(const struct client *); /* respond was called */

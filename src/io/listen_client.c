@@ -137,14 +137,33 @@ static void client_flush(struct client *c) {
   if (c->state == CLIENT_FLUSH && client_unsent(c) == 0) client_answered(c);
 }
 
-/* Answers for itself, as problem+json, and closes. */
+/* A problem of the server's own, with what it is made of. */
+struct problem {
+  char body[384];
+  struct http_field fields[3];
+  struct http_response response;
+};
+
+static struct http_text text_of(const char *text) { return (struct http_text){text, strlen(text)}; }
+
+static void problem_make(struct problem *p, int status, const char *id, const char *detail) {
+  int len = snprintf(p->body, sizeof p->body, "{\"title\":\"%s\",\"status\":%d,%s%s%s\"request_id\":\"%s\"}", http_status_text(status),
+                     status, detail ? "\"detail\":\"" : "", detail ? detail : "", detail ? "\"," : "", id);
+  INSIST(len > 0 && (size_t)len < sizeof p->body);
+  p->fields[0] = (struct http_field){text_of("content-type"), text_of("application/problem+json")};
+  p->fields[1] = (struct http_field){text_of("x-request-id"), text_of(id)};
+  p->fields[2] = (struct http_field){text_of("retry-after"), text_of("1")};
+  p->response = (struct http_response){.status = status, .fields = p->fields, .field_count = status == 503 ? 3 : 2,
+                                       .body = {p->body, (size_t)len}, .minor = 1};
+}
+
+/* Answers for itself and closes. What the client called the request is not asked: its headers may be what is refused. */
 static void client_refuse(struct client *c, int status, const char *reason) {
-  char body[256];
-  int len = snprintf(body, sizeof body, "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}", http_status_text(status), status, reason);
-  INSIST(len > 0 && (size_t)len < sizeof body);
-  struct http_field type = {{"content-type", 12}, {"application/problem+json", 24}};
-  struct http_response r = {.status = status, .fields = &type, .field_count = 1, .body = {body, (size_t)len}, .minor = 1};
-  const char *fault = http_response_write(&c->out, &r, &c->keep_alive);
+  char id[LISTEN_ID_MAX + 1];
+  struct problem p;
+  listen_id(c->listener, id);
+  problem_make(&p, status, id, reason);
+  const char *fault = http_response_write(&c->out, &p.response, &c->keep_alive);
   INSIST(fault == NULL && !c->keep_alive);
   c->state = CLIENT_FLUSH;
   client_drop_input(c);
@@ -314,6 +333,14 @@ const char *listen_respond(struct client *c, const struct http_response *given) 
   client_flush(c);
   client_settle(c);
   return NULL;
+}
+
+void listen_problem(struct client *c, int status, const char *id, const char *detail, bool keep_alive) {
+  struct problem p;
+  problem_make(&p, status, id, detail);
+  p.response.keep_alive = keep_alive;
+  const char *fault = listen_respond(c, &p.response);
+  INSIST(fault == NULL);
 }
 
 bool listen_part(struct client *c, const char *data, size_t len) {

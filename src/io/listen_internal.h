@@ -17,6 +17,7 @@ struct listener {
   struct list dead;    /* closed, until nobody holds them and they are reaped */
   struct list events; /* clients with something to tell */
   int connections;
+  uint64_t serial;       /* of ids */
   bool stopping, forced;
   bool trouble, stopped; /* to be told by listen_next */
   bool troubled;         /* in one episode of it: told once */

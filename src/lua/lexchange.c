@@ -18,13 +18,7 @@ static struct exchange *exchange_check(lua_State *L) {
 void lexchange_release(struct exchange *e) {
   struct client *c = e->client;
   if (c == NULL) return;
-  if (!listen_responded(c)) {
-    static const char text[] = "{\"title\":\"Internal Server Error\",\"status\":500}";
-    struct http_field type = {{"content-type", 12}, {"application/problem+json", 24}};
-    struct http_response r = {.status = 500, .fields = &type, .field_count = 1, .body = {text, sizeof text - 1}, .keep_alive = true};
-    const char *fault = listen_respond(c, &r);
-    INSIST(fault == NULL);
-  }
+  if (!listen_responded(c)) listen_problem(c, 500, e->id, NULL, true);
   e->client = NULL;
   if (e->writer != NULL) ltask_wake(e->writer); /* another task's write: the client is gone for it */
   e->writer = NULL;

@@ -39,17 +39,13 @@ static void exchange_finished(struct task *t, void *user) {
 static void exchange_name(struct exchange *e, const struct http_request *r) {
   static const char safe[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
   struct http_text given = http_request_header(r, "x-request-id");
-  bool sane = given.len > 0 && given.len <= LEXCHANGE_ID_MAX;
+  bool sane = given.len > 0 && given.len <= LISTEN_ID_MAX;
   for (size_t i = 0; sane && i < given.len; i++) sane = memchr(safe, given.at[i], sizeof safe - 1) != NULL;
   if (sane) {
     memcpy(e->id, given.at, given.len);
     return;
   }
-  uint64_t x = e->server->seed + ++e->server->serial * UINT64_C(0x9e3779b97f4a7c15); /* splitmix64: no two alike in a process */
-  x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-  x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-  x ^= x >> 31;
-  for (int i = 0; i < 16; i++) e->id[i] = "0123456789abcdef"[(x >> (60 - 4 * i)) & 15];
+  listen_id(e->server->listener, e->id);
 }
 
 /* Protected. Stack: lightuserdata server, lightuserdata client. Once the exchange is among the ended it is released by the drain,
@@ -75,16 +71,17 @@ static int exchange_begin(lua_State *L) {
   return 0;
 }
 
-static void server_refuse(struct client *c) {
-  struct http_response r = {.status = 503};
-  listen_respond(c, &r);
+static void server_refuse(struct lserver *s, struct client *c) {
+  char id[LISTEN_ID_MAX + 1];
+  listen_id(s->listener, id);
+  listen_problem(c, 503, id, NULL, false);
   listen_release(c);
 }
 
 static void server_begin(struct lserver *s, struct client *c) {
   lua_State *L = s->runtime->host;
   if (!lua_checkstack(L, LUA_MINSTACK)) {
-    server_refuse(c);
+    server_refuse(s, c);
     return;
   }
   lua_pushcfunction(L, exchange_begin);
@@ -94,7 +91,7 @@ static void server_begin(struct lserver *s, struct client *c) {
   const char *why = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(no text)";
   lruntime_log(s->runtime, "error", "a request could not be begun: %s", why);
   lua_pop(L, 1);
-  if (listen_owner(c) == NULL) server_refuse(c);
+  if (listen_owner(c) == NULL) server_refuse(s, c);
 }
 
 /* --- the drain ----------------------------------------------------------------------------------------------------------- */
@@ -196,7 +193,7 @@ static int server_listen(lua_State *L) {
   lua_setiuservalue(L, 4, SERVER_HANDLER);
   lua_pushvalue(L, 2);
   lua_setiuservalue(L, 4, SERVER_HOST);
-  if (getrandom(&s->seed, sizeof s->seed, 0) != (ssize_t)sizeof s->seed) s->seed = (uintptr_t)s;
+  if (getrandom(&options.id_seed, sizeof options.id_seed, 0) != (ssize_t)sizeof options.id_seed) options.id_seed = (uintptr_t)s;
   s->runtime = lruntime_get(L);
   anchor_set(L, s, 4);
   struct pool_error error;

@@ -14,7 +14,6 @@
 #define LSERVER_NAME "pool.Server"
 #define LEXCHANGE_NAME "pool.Exchange"
 #define LSERVER_GRACE 5.0  /* seconds of server:stop() without an argument */
-#define LEXCHANGE_ID_MAX 64 /* characters of a request id; a client's own longer one is replaced */
 
 /* One listening socket. Anchored in the registry, under its address, until it has stopped. */
 struct lserver {
@@ -25,7 +24,6 @@ struct lserver {
   struct list ended;         /* whose task has ended: to be released */
   struct list waiters;       /* tasks in server:wait, by their scratch */
   bool stopped;
-  uint64_t seed, serial;     /* of request ids */
   int port;
 };
 
@@ -39,7 +37,7 @@ struct exchange {
   struct client *client;  /* held; NULL when released */
   struct task *task;      /* its handler's, NULL when ended */
   struct task *writer;    /* the task that waits in exchange:write */
-  char id[LEXCHANGE_ID_MAX + 1];
+  char id[LISTEN_ID_MAX + 1]; /* the client's own, when it is short and plain */
 };
 
 /* Makes the metatable of exchanges; pushes nothing. */
