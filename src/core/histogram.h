@@ -20,6 +20,7 @@ struct histogram {
 void histogram_record(struct histogram *, usec value); /* negative counts as 0 */
 usec histogram_percentile(const struct histogram *, double fraction); /* 0 < fraction <= 1; 0 when empty; never above max */
 double histogram_mean(const struct histogram *); /* usec; 0 when empty */
+/* What was recorded between two readings of one histogram: for figures of an interval, which the tuning policies will read. */
 void histogram_difference(struct histogram *out, const struct histogram *now, const struct histogram *before);
 
 #endif

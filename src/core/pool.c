@@ -438,17 +438,3 @@ struct slot *pool_slot(const struct pool *p, int index) {
   INSIST(index >= 0 && index < p->settings.size_limit);
   return (struct slot *)&p->slots[index];
 }
-
-const char *slot_state_name(enum slot_state state) {
-  switch (state) {
-    case SLOT_EMPTY: return "empty";
-    case SLOT_OPENING: return "opening";
-    case SLOT_IDLE: return "idle";
-    case SLOT_CHECKING: return "checking";
-    case SLOT_LEASED: return "leased";
-    case SLOT_RESETTING: return "resetting";
-    case SLOT_CLOSING: return "closing";
-    case SLOT_STATES: break;
-  }
-  WRONG("no such state of a slot");
-}

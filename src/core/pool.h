@@ -21,7 +21,6 @@ struct pool; /* opaque */
 
 /* EMPTY -> OPENING -> IDLE <-> CHECKING, IDLE -> LEASED -> (RESETTING ->) IDLE, any -> CLOSING -> EMPTY */
 enum slot_state { SLOT_EMPTY, SLOT_OPENING, SLOT_IDLE, SLOT_CHECKING, SLOT_LEASED, SLOT_RESETTING, SLOT_CLOSING, SLOT_STATES };
-const char *slot_state_name(enum slot_state);
 
 enum action_kind { ACTION_NONE, ACTION_OPEN, ACTION_CHECK, ACTION_RESET, ACTION_CLOSE, ACTION_GRANT, ACTION_FAIL };
 

@@ -218,7 +218,6 @@ void engine_setup_wanted(struct engine *e, bool wanted) { e->setup_wanted = want
 struct pool *engine_pool(const struct engine *e) { return e->core; }
 const struct driver *engine_driver(const struct engine *e) { return e->driver; }
 const struct db_settings *engine_db_settings(const struct engine *e) { return &e->db_settings; }
-struct loop *engine_loop(const struct engine *e) { return e->loop; }
 void *engine_user(const struct engine *e) { return e->user; }
 struct list *engine_leases(struct engine *e) { return &e->leases; }
 usec engine_last_alive(const struct engine *e) { return e->alive; }

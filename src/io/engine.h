@@ -113,7 +113,7 @@ enum pool_err engine_configure(struct engine *, const struct settings *, const s
 void engine_invalidate(struct engine *);
 void engine_pause(struct engine *);
 void engine_resume(struct engine *);
-void engine_allow(struct engine *, int cap);
+void engine_allow(struct engine *, int cap);  /* pool_allow, for who divides a budget; nothing here does yet */
 void engine_drain(struct engine *);           /* for good */
 void engine_cut(struct engine *);             /* drains, and everything ends now: leases, set-ups (events.lost), opens, checks, resets;
                                                  the pool is empty once the goodbyes are over, in 1 s at most */
@@ -124,7 +124,6 @@ void engine_setup_wanted(struct engine *, bool wanted); /* whether events.setup 
 struct pool *engine_pool(const struct engine *);           /* for queries only: pool_stats, pool_failure, pool_settings */
 const struct driver *engine_driver(const struct engine *);
 const struct db_settings *engine_db_settings(const struct engine *);
-struct loop *engine_loop(const struct engine *);
 void *engine_user(const struct engine *);
 struct list *engine_leases(struct engine *);               /* of struct conn by `leased`, oldest first */
 usec engine_last_alive(const struct engine *);             /* when a server last answered; 0: never, or a connection was lost since */

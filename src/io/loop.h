@@ -62,7 +62,7 @@ void timer_start(struct loop *, struct timer *, usec at); /* absolute; restarts 
 void timer_stop(struct loop *, struct timer *);
 void wake_start(struct loop *, struct wake *);
 void wake_stop(struct loop *, struct wake *);
-void wake_send(struct loop *, struct wake *);       /* from any thread */
+void wake_send(struct loop *, struct wake *);       /* from any thread: the one call that is; a driver with a descriptor needs none */
 void signal_start(struct loop *, struct signal *, int number); /* one loop of a process only may watch a signal; never caught on
                                                                   a virtual one */
 void signal_stop(struct loop *, struct signal *);
