@@ -281,23 +281,26 @@ static int param_array(lua_State *L) {
   return 1;
 }
 
+/* A typed parameter: a userdata that holds the value on top of the stack, which it replaces. */
+static int param_wrap(lua_State *L, enum lkind kind) {
+  lua_newuserdatauv(L, 0, 1);
+  lua_insert(L, -2);
+  lua_setiuservalue(L, -2, 1);
+  lkind_set(L, kind);
+  return 1;
+}
+
 static int param_bytes(lua_State *L) {
   if (lua_type(L, 1) != LUA_TSTRING) lerror_misuse(L, "pool.bytes wants a string, not %s", luaL_typename(L, 1));
-  lua_newuserdatauv(L, 0, 1);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  lkind_set(L, LKIND_BYTES);
-  return 1;
+  lua_settop(L, 1);
+  return param_wrap(L, LKIND_BYTES);
 }
 
 static int param_jsonb(lua_State *L) {
   if (lua_isnone(L, 1)) lerror_misuse(L, "pool.jsonb wants a value: pool.jsonb{a = 1}");
   lua_settop(L, 1);
-  lua_newuserdatauv(L, 0, 1);
   ljson_push_text(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  lkind_set(L, LKIND_JSONB);
-  return 1;
+  return param_wrap(L, LKIND_JSONB);
 }
 
 static void identifier_check(lua_State *L) {
