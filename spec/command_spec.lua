@@ -48,6 +48,26 @@ describe("the pool command", function()
     assert.truthy(pool("settings", "--markdown"):find("| `size` |", 1, true))
   end)
 
+  it("prints the value that each setting has here and where it comes from, without a password", function()
+    write(".env", "DB_POOL_SIZE=3\nDATABASE_URL=postgresql://app:hunter2@h/d?connect_timeout=4\n")
+    local words = ("cd %s && DB_ECHO=1 %s settings --values 2>&1"):format(process.quote(directory), process.quote(command))
+    local text, code = process.run(words)
+    assert.equal(0, code, text)
+    for _, line in ipairs { "size +3 +%.env", "echo +true +environment", "timeout +30 +default", "connect_timeout +4 +database_url",
+      "database_url +postgresql://app:%*%*%*@h/d%S* +%.env" } do
+      assert.truthy(text:find("\n" .. line .. "\n"), line .. "\n" .. text)
+    end
+    assert.is_nil(text:find("hunter2", 1, true), text)
+    local lines = select(2, text:gsub("\n", ""))
+    assert.equal(#require("pool.core").settings() + 1, lines)
+    write(".env", "DB_POOL_SIZE=0\nDB_MAX_OVERFLOW=0\n")
+    text, code = pool("settings", "--values")
+    assert.equal(2, code)
+    assert.truthy(text:find("^pool: settings: size 0 %+ max_overflow 0: at least one connection"), text)
+    os.remove(directory .. "/.env")
+    assert.equal(2, (select(2, pool("settings", "--values", "--markdown"))))
+  end)
+
   it("refuses what is not there yet, and what it does not know, with the nearest name", function()
     for _, verb in ipairs { "simulate", "size", "advise", "top" } do
       local text, code = pool(verb)

@@ -11,7 +11,7 @@ usage: pool VERB [ARGUMENT...]
 
   serve APP.LUA      serve an application over HTTP
   run SCRIPT.LUA     run a Lua script with pool at hand
-  settings           list every setting: default, range, environment variable
+  settings           list every setting: default, range, environment variable; or its value here
   version            print the version
   help [VERB]        this text, or the one of a verb (as VERB --help)
 ]]
@@ -21,7 +21,8 @@ local HELP = {
 usage: pool serve APP.LUA [FLAG...]
 
 Serves the application that APP.LUA returns (see require "pool.http"). Prints `pool: listening on http://HOST:PORT` when it is
-ready to answer. SIGTERM and SIGINT stop it gracefully, a second one at once.
+ready to answer. SIGTERM and SIGINT stop it gracefully: no new requests, 5 seconds for those that run, which are then answered
+503; a second one stops it at once.
 
   --listen HOST:PORT   where to listen, default 127.0.0.1:8080; port 0 picks a free one
   --dev                causes of errors in responses: for development alone
@@ -34,9 +35,13 @@ usage: pool run SCRIPT.LUA [ARGUMENT...]
 Runs a plain Lua script: `require "pool"` works in it, and `arg` holds the arguments. Exit code 1 when it raises an error.
 ]],
   settings = [[
-usage: pool settings [--markdown]
+usage: pool settings [--markdown | --values]
 
 Lists every setting: its default, range, environment variable, whether it can change while the pool runs, and what 0 means.
+
+  --markdown   as a Markdown table
+  --values     what each is set to here and where that comes from: the environment, .env of this directory, the database's
+               URL or the default; passwords are not shown
 ]],
   version = "usage: pool version\n",
   help = "usage: pool help [VERB]\n",
@@ -200,15 +205,35 @@ function verbs.run(args)
   return FAILED
 end
 
+--- What the settings are set to in this directory, secrets redacted, and their sources; nil and what is wrong.
+local function settings_here(core)
+  local given, sources = require("pool.config").read()
+  if not given then return nil, sources end
+  local fine, values = pcall(core.check_settings, given)
+  if not fine then return nil, tostring(values) end
+  return values, sources
+end
+
+local function settings_print(flag)
+  local text, core = require "pool.settings_text", require "pool.core"
+  if flag.values ~= "true" then
+    io.stdout:write((flag.markdown == "true" and text.markdown or text.text)(core.settings()))
+    return 0
+  end
+  if flag.markdown == "true" then return misuse("settings: --markdown and --values do not go together") end
+  require "pool" -- for its log, and for errors without a place in its files
+  local values, sources = settings_here(core)
+  if not values then return misuse("settings: " .. sources) end
+  io.stdout:write(text.values(core.settings(), values, sources))
+  return 0
+end
+
 function verbs.settings(args)
-  local values, rest = flags.parse(args, { markdown = {}, help = {} })
+  local values, rest = flags.parse(args, { markdown = {}, values = {}, help = {} })
   if not values then return misuse("settings: " .. rest) end
   if values.help then return io.stdout:write(HELP.settings) and 0 end
   if #rest > 0 then return misuse(("settings: %s is one argument too many"):format(rest[1])) end
-  local text = require "pool.settings_text"
-  local settings = require("pool.core").settings()
-  io.stdout:write((values.markdown == "true" and text.markdown or text.text)(settings))
-  return 0
+  return settings_print(values)
 end
 
 function verbs.version(args)
