@@ -408,6 +408,24 @@ describe("SIGTERM", function()
     end
   end)
 
+  it("answers what still runs at the end of the grace 503, cancels it and says how many", function()
+    local server <close> = serve(OWN, postgres.url { application_name = "serve-grace" })
+    local slow <close> = process.start { "curl", "-s", "-i", "--max-time", "30", "--noproxy", "*", "-H", "X-Request-Id: mine",
+      server.url .. "/sleep/60" }
+    process.wait_until(function() return postgres.count("serve-grace", "active") == 1 end, 10, "the slow request")
+    server:signal "TERM"
+    assert.equal(0, slow:wait())
+    local output = slow:stdout()
+    assert.matches("^HTTP/1%.1 503 ", output)
+    assert.truthy(output:find("\r\nconnection: close\r\n", 1, true), output)
+    assert.truthy(output:find("\r\nx-request-id: mine\r\n", 1, true), output)
+    local body = assert(pool.json.decode(output:match "\r\n\r\n(.*)$"))
+    assert.same({ 503, "the server is stopping", "mine" }, { body.status, body.detail, body.request_id })
+    assert.equal(0, server:wait())
+    assert.matches("warn: the grace is over: 1 running request was cut off", server:stderr())
+    assert.equal(0, postgres.count "serve-grace")
+  end)
+
   it("twice stops it at once", function()
     local server <close> = serve(OWN, postgres.url { application_name = "serve-twice" })
     local slow <close> = http.start(server.url .. "/sleep/60")

@@ -455,6 +455,34 @@ static void test_timeouts(void) {
     CHECK(scripted_closed(&t));
     scripted_close(&t);
   }
+  TEST("who holds a request at the end of the grace is told to answer, and is cut when no answer comes") {
+    for (int answers = 0; answers <= 1; answers++) {
+      struct scripted t = scripted_open();
+      struct client *c;
+      scripted_say(&t, GET);
+      CHECK_INT(listen_next(t.server.listener, &c), LISTEN_REQUEST);
+      listen_stop(t.server.listener, 5 * USEC_PER_SECOND);
+      scripted_pass(&t, 5 * USEC_PER_SECOND - 1);
+      CHECK_INT(listen_next(t.server.listener, &c), LISTEN_NONE);
+      scripted_pass(&t, 2);
+      CHECK_INT(listen_next(t.server.listener, &c), LISTEN_CUT);
+      CHECK(c == t.client && !listen_is_gone(c));
+      if (answers) listen_problem(c, 503, "abc", "the server is stopping", true);
+      scripted_pass(&t, LISTEN_CUT_TIMEOUT + 1);
+      CHECK_INT(listen_next(t.server.listener, &c), answers ? LISTEN_NONE : LISTEN_GONE);
+      char text[512] = "";
+      ssize_t n = recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT);
+      CHECK(answers ? n > 0 : n <= 0);
+      if (answers) {
+        CHECK(strncmp(text, "HTTP/1.1 503 Service Unavailable\r\n", 34) == 0 && strstr(text, "\r\nconnection: close\r\n") != NULL);
+        CHECK(strstr(text, "\r\nx-request-id: abc\r\n") != NULL && strstr(text, "\"detail\":\"the server is stopping\"") != NULL);
+      }
+      listen_release(t.client);
+      scripted_pass(&t, 1);
+      CHECK_INT(listen_next(t.server.listener, &c), LISTEN_STOPPED);
+      scripted_close(&t);
+    }
+  }
   TEST("a body may take its time as long as bytes come") {
     struct scripted t = scripted_open();
     scripted_say(&t, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");

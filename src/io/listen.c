@@ -85,6 +85,10 @@ static enum listen_event client_event(struct client *c) {
     c->tells = 0;
     return LISTEN_GONE;
   }
+  if (c->tells & TELL_CUT) {
+    c->tells &= ~(unsigned)TELL_CUT;
+    return LISTEN_CUT;
+  }
   c->tells &= ~(unsigned)TELL_WRITABLE;
   return LISTEN_WRITABLE;
 }
@@ -172,7 +176,7 @@ static int socket_open(const struct listen_options *o, struct pool_error *error)
   return fd;
 }
 
-static void listener_force(struct timer *t);
+static void listener_late(struct timer *t);
 
 struct listener *listen_open(struct loop *loop, const struct listen_options *options, struct pool_error *error) {
   if (options->port < 0 || options->port > 65535) {
@@ -191,7 +195,7 @@ struct listener *listen_open(struct loop *loop, const struct listen_options *opt
   l->port = address_port(fd);
   l->watch.ready = listener_ready;
   l->retry.fire = listener_retry;
-  l->grace.fire = listener_force;
+  l->grace.fire = listener_late;
   l->reap.run = listener_reap;
   list_init(&l->clients);
   list_init(&l->dead);
@@ -201,10 +205,25 @@ struct listener *listen_open(struct loop *loop, const struct listen_options *opt
   return l;
 }
 
-static void listener_force(struct timer *t) {
-  struct listener *l = CONTAINER(t, struct listener, grace);
+static void listener_force(struct listener *l) {
   l->forced = true;
   while (!list_empty(&l->clients)) client_lost(CONTAINER(l->clients.next, struct client, link));
+}
+
+static void listener_cut(struct listener *l) {
+  l->cutting = true;
+  for (struct list *node = l->clients.next, *next; node != &l->clients; node = next) {
+    next = node->next;
+    client_cut(CONTAINER(node, struct client, link));
+  }
+  timer_start(l->loop, &l->grace, loop_now(l->loop) + LISTEN_CUT_TIMEOUT);
+}
+
+/* The grace is over, or the time for the last answers. */
+static void listener_late(struct timer *t) {
+  struct listener *l = CONTAINER(t, struct listener, grace);
+  if (l->cutting) listener_force(l);
+  else listener_cut(l);
 }
 
 void listen_stop(struct listener *l, usec grace) {
@@ -221,7 +240,7 @@ void listen_stop(struct listener *l, usec grace) {
   }
   usec at = loop_now(l->loop) + (grace < 0 ? 0 : grace);
   if (l->stopped || l->forced) return;
-  if (grace <= 0) listener_force(&l->grace);
+  if (grace <= 0) listener_force(l);
   else if (!l->grace.running || at < l->grace.node.at) timer_start(l->loop, &l->grace, at);
 }
 

@@ -16,6 +16,7 @@
 #define LISTEN_IDLE_TIMEOUT (60 * USEC_PER_SECOND)       /* between requests */
 #define LISTEN_STALL_TIMEOUT (30 * USEC_PER_SECOND)      /* without a byte of a body read, or of an answer written */
 #define LISTEN_LINGER_TIMEOUT (1 * USEC_PER_SECOND)      /* for the client to close after an answer that closes */
+#define LISTEN_CUT_TIMEOUT (1 * USEC_PER_SECOND)         /* after the grace of a stop: for the last answers to be sent */
 #define LISTEN_PROBE_MIN (USEC_PER_SECOND / 100)         /* first look whether a client that ended its side is gone; then doubled */
 #define LISTEN_PROBE_MAX (1 * USEC_PER_SECOND)           /* ... up to this */
 #define LISTEN_RETRY (USEC_PER_SECOND / 10)              /* accepts rest for, when descriptors or memory ran out */
@@ -40,6 +41,7 @@ enum listen_event {
   LISTEN_REQUEST,  /* the connection holds a whole request: answer it, then release */
   LISTEN_GONE,     /* the client hung up while its request was handled: release soon */
   LISTEN_WRITABLE, /* a writer that was told to wait may go on */
+  LISTEN_CUT,      /* the grace of listen_stop is over and the request not fully answered: answer now if nothing is, then release */
   LISTEN_TROUBLE,  /* no descriptor or memory for a new connection; accepting goes on by itself */
   LISTEN_STOPPED   /* after listen_stop: the last connection is released; destroy is what is left */
 };
@@ -47,7 +49,8 @@ enum listen_event {
 /* NULL: *error says why (connect: the address is taken, unknown, not ours; settings: a port out of range). Looks `host` up,
    which blocks when it is a name other than localhost. */
 struct listener *listen_open(struct loop *, const struct listen_options *, struct pool_error *error);
-/* No more connections; idle ones are closed; after `grace` all are cut. A second call may shorten it. */
+/* No more connections; idle ones are closed. After `grace` who holds a request is told LISTEN_CUT, and all are cut LISTEN_CUT_TIMEOUT
+   later; without grace at once. A second call may shorten it. */
 void listen_stop(struct listener *, usec grace);
 void listen_destroy(struct listener *);          /* takes; cuts what is there; nothing may be held any more */
 

@@ -283,6 +283,11 @@ void client_retire(struct client *c) {
   if (c->state == CLIENT_READ && http_parser_untouched(c->parser)) client_lost(c);
 }
 
+void client_cut(struct client *c) {
+  if (c->state == CLIENT_HANDLE && c->held) listener_tell(c->listener, c, TELL_CUT);
+  else if (c->state == CLIENT_HANDLE || c->state == CLIENT_READ) client_lost(c);
+}
+
 void client_free(struct client *c) {
   INSIST(c->state == CLIENT_DEAD && !c->held);
   c->listener->connections--;

@@ -18,7 +18,7 @@ struct listener {
   struct list events; /* clients with something to tell */
   int connections;
   uint64_t serial;       /* of ids */
-  bool stopping, forced;
+  bool stopping, cutting, forced; /* listen_stop was called; its grace is over; all are cut */
   bool trouble, stopped; /* to be told by listen_next */
   bool troubled;         /* in one episode of it: told once */
   bool stop_told;
@@ -32,7 +32,7 @@ enum client_state {
   CLIENT_DEAD    /* closed; reaped when nobody holds it */
 };
 
-enum { TELL_REQUEST = 1, TELL_GONE = 2, TELL_WRITABLE = 4 };
+enum { TELL_REQUEST = 1, TELL_GONE = 2, TELL_WRITABLE = 4, TELL_CUT = 8 };
 
 struct client {
   struct listener *listener;
@@ -60,6 +60,7 @@ struct client {
 struct client *client_create(struct listener *, int fd, const char *remote);
 void client_lost(struct client *);          /* the socket is closed, whatever it was at */
 void client_retire(struct client *);        /* the listener stops: closes it if it is idle */
+void client_cut(struct client *);           /* the grace is over: closes it unless somebody can answer it, or has */
 void client_free(struct client *);          /* dead and not held */
 void listener_tell(struct listener *, struct client *, unsigned what);
 

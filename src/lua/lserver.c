@@ -114,6 +114,22 @@ static void server_stopped(struct lserver *s) {
   while ((node = list_shift(&s->waiters)) != NULL) ltask_wake(ltask_of_scratch(node));
 }
 
+/* The grace is over: nobody is to wait for an answer that will not come. */
+static void server_cut(struct lserver *s, struct client *c, struct exchange *e) {
+  if (e == NULL || e->task == NULL) return; /* ended by itself just now */
+  if (!listen_responded(c)) listen_problem(c, 503, e->id, "the server is stopping", false);
+  ltask_cancel(e->task);
+  s->cut++;
+}
+
+/* In one line for all whom one end of the grace met. */
+static void server_log_cut(struct lserver *s) {
+  if (s->cut == 0) return;
+  lruntime_log(s->runtime, "warn", "the grace is over: %d running request%s cut off, answered 503 unless an answer had begun", s->cut,
+               s->cut == 1 ? " was" : "s were");
+  s->cut = 0;
+}
+
 static void server_event(struct lserver *s, enum listen_event event, struct client *c) {
   struct exchange *e = c ? listen_owner(c) : NULL;
   switch (event) {
@@ -121,6 +137,7 @@ static void server_event(struct lserver *s, enum listen_event event, struct clie
   case LISTEN_GONE:
     if (e != NULL && e->task != NULL) ltask_cancel(e->task);
     break;
+  case LISTEN_CUT: server_cut(s, c, e); break;
   case LISTEN_WRITABLE:
     if (e != NULL && e->writer != NULL) ltask_wake(e->writer);
     break;
@@ -146,6 +163,7 @@ static bool server_drain(struct drain *d) {
     did = true;
     server_event(s, event, c);
   }
+  server_log_cut(s);
   if (!s->stopped) return did; /* once it is, no exchange holds a connection any more */
   INSIST(list_empty(&s->exchanges) && list_empty(&s->ended));
   server_close(s);

@@ -24,6 +24,7 @@ struct lserver {
   struct list ended;         /* whose task has ended: to be released */
   struct list waiters;       /* tasks in server:wait, by their scratch */
   bool stopped;
+  int cut;                   /* requests cut at the end of the grace, until that is logged */
   int port;
 };
 
