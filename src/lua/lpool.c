@@ -273,8 +273,8 @@ void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *erro
   }
   *deadlock = waited > 0 && s.leased >= s.limit && pool_deadlocked(p);
   error_set(error, POOL_TIMEOUT, "timed out after %s s waiting for a connection: size %d overflow %d%s, %d leased, %d waiting%s%s%s",
-            seconds_text(patience, sizeof patience, waited), s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased, s.waiting,
-            s.opening > 0 ? ", more are being opened" : "", oldest,
+            seconds_text(patience, sizeof patience, waited), s.size, s.max_overflow, s.total >= s.limit ? " reached" : "", s.leased,
+            s.waiting, s.opening > 0 ? ", more are being opened" : "", oldest,
             *deadlock ? "; every holder of a connection waits in this same line (deadlock)" : "");
   error->retryable = true;
 }
