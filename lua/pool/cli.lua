@@ -120,7 +120,6 @@ local function listen(pool, core, application, db, options)
   if not server then return nil, err end
   local signal = pool.spawn(core.wait_signal, "TERM", "INT")
   pool.sleep(0) -- it waits now: who reads that we listen may stop us at once
-  log_start(pool, db)
   io.stdout:write("pool: listening on ", cli.url(server.host, server.port), "\n")
   io.stdout:flush()
   local name = assert(signal:join())
@@ -130,15 +129,40 @@ local function listen(pool, core, application, db, options)
   return true
 end
 
+-- pool's own files, this one among them: their lines are no place for a user to look.
+local OWN = debug.getinfo(1, "S").source:match "^(.*)cli%.lua$"
+
+--- FILE:LINE of the innermost frame that is not pool's own; nil when every one is. For message handlers, `level` as theirs.
+local function place(level)
+  while true do
+    local frame = debug.getinfo(level, "Sl")
+    if not frame then return nil end
+    local own = frame.source:sub(1, #OWN) == OWN or frame.source == OWN:sub(1, -2) .. ".lua"
+    if frame.currentline > 0 and not own then return ("%s:%d"):format(frame.short_src, frame.currentline) end
+    level = level + 1
+  end
+end
+
+--- Runs an application's hooks. A pool error of theirs names the database's complaint alone: where it was raised is told as well.
+local function run_hooks(application, event, db)
+  local fine, err = xpcall(application.run_hooks, function(err)
+    if type(err) ~= "table" or not err.kind then return require("pool.core").keep_traceback(err) end
+    local text = ("%s (in the %s hook, %s)"):format(require("pool.problem").text(err), event, place(3) or "pool")
+    return setmetatable({ kind = err.kind, message = text }, { __tostring = function(told) return told.message end })
+  end, application, event, db)
+  if not fine then error(err, 0) end
+end
+
 -- What ends the serving task well: raised, so that what the application spawned and left running is cancelled, not awaited.
 local STOPPED = {}
 
 local function serve_in_task(pool, core, path, db, options)
   local application, message = load_app(path)
   if not application then return nil, message end
-  application:run_hooks("start", db)
+  log_start(pool, db) -- before the hooks, which may wait long for a database that does not answer
+  run_hooks(application, "start", db)
   local done, err = listen(pool, core, application, db, options)
-  application:run_hooks("stop", db)
+  run_hooks(application, "stop", db)
   db:close()
   if not done then return nil, err end
   error(STOPPED, 0)
