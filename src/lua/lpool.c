@@ -263,7 +263,7 @@ static bool pool_deadlocked(struct lpool *p) {
 void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *error, bool *deadlock) {
   struct stats s;
   pool_stats(engine_pool(p->engine), &s);
-  char where[LUA_IDSIZE + 16], held[32], oldest[LUA_IDSIZE + 64] = "", patience[32];
+  char where[LUA_IDSIZE + 16], held[32], oldest[LUA_IDSIZE + 96] = "", patience[32];
   const struct list *leases = engine_leases(p->engine);
   if (!list_empty(leases)) {
     const struct conn *c = CONTAINER(leases->next, struct conn, leased);
