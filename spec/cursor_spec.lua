@@ -51,7 +51,7 @@ describe("a cursor", function()
     local db = pools.open()
     pool.run(function()
       local c <close> = check(db:acquire())
-      local rows = c:rows("select i, pg_sleep(case when i > 300 then 10 else 0 end) from generate_series(1, 400) i")
+      local rows = c:rows("select i, repeat('x', 200) as x, pg_sleep(case when i > 300 then 10 else 0 end) from generate_series(1, 400) i")
       assert.equal(1, rows().i)
       local reader = pool.spawn(function() for _ in rows, nil do end end) -- without its fourth value: nobody closes it
       pools.wait(function() return reader.status == "waiting" end)
