@@ -429,32 +429,7 @@ static void scripted_close(struct scripted *t) {
 
 static bool scripted_closed(const struct scripted *t) { return listen_connections(t->server.listener) == 0; }
 
-static void test_timeouts(void) {
-  TEST("a connection without a request is closed after the head time-out, quietly") {
-    struct scripted t = scripted_open();
-    scripted_pass(&t, LISTEN_HEAD_TIMEOUT - 1);
-    CHECK(!scripted_closed(&t));
-    scripted_pass(&t, 2);
-    CHECK(scripted_closed(&t));
-    char c;
-    CHECK_INT(recv(t.fd, &c, 1, 0), 0);
-    scripted_close(&t);
-  }
-  TEST("a head that drips in is answered 408, however often a byte comes") {
-    struct scripted t = scripted_open();
-    scripted_say(&t, "GET / HTTP/1.1\r\n");
-    for (int i = 0; i < 9; i++) {
-      scripted_pass(&t, USEC_PER_SECOND);
-      scripted_say(&t, "X");
-    }
-    scripted_pass(&t, LISTEN_HEAD_TIMEOUT - 9 * USEC_PER_SECOND + 1);
-    char text[64] = "";
-    CHECK(recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT) > 0);
-    CHECK(strncmp(text, "HTTP/1.1 408 ", 13) == 0);
-    scripted_pass(&t, LISTEN_LINGER_TIMEOUT + 1);
-    CHECK(scripted_closed(&t));
-    scripted_close(&t);
-  }
+static void test_grace(void) {
   TEST("who holds a request at the end of the grace is told to answer, and is cut when no answer comes") {
     for (int answers = 0; answers <= 1; answers++) {
       struct scripted t = scripted_open();
@@ -482,6 +457,34 @@ static void test_timeouts(void) {
       CHECK_INT(listen_next(t.server.listener, &c), LISTEN_STOPPED);
       scripted_close(&t);
     }
+  }
+}
+
+static void test_timeouts(void) {
+  TEST("a connection without a request is closed after the head time-out, quietly") {
+    struct scripted t = scripted_open();
+    scripted_pass(&t, LISTEN_HEAD_TIMEOUT - 1);
+    CHECK(!scripted_closed(&t));
+    scripted_pass(&t, 2);
+    CHECK(scripted_closed(&t));
+    char c;
+    CHECK_INT(recv(t.fd, &c, 1, 0), 0);
+    scripted_close(&t);
+  }
+  TEST("a head that drips in is answered 408, however often a byte comes") {
+    struct scripted t = scripted_open();
+    scripted_say(&t, "GET / HTTP/1.1\r\n");
+    for (int i = 0; i < 9; i++) {
+      scripted_pass(&t, USEC_PER_SECOND);
+      scripted_say(&t, "X");
+    }
+    scripted_pass(&t, LISTEN_HEAD_TIMEOUT - 9 * USEC_PER_SECOND + 1);
+    char text[64] = "";
+    CHECK(recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT) > 0);
+    CHECK(strncmp(text, "HTTP/1.1 408 ", 13) == 0);
+    scripted_pass(&t, LISTEN_LINGER_TIMEOUT + 1);
+    CHECK(scripted_closed(&t));
+    scripted_close(&t);
   }
   TEST("a body may take its time as long as bytes come") {
     struct scripted t = scripted_open();
@@ -536,6 +539,7 @@ int main(void) {
   test_pressure();
   test_limits();
   test_stopping();
+  test_grace();
   test_timeouts();
   return check_done();
 }
