@@ -14,6 +14,33 @@ local function raised(fn, ...)
   return (err:gsub("^" .. HERE, ""))
 end
 
+local function misused(fn)
+  local fine, err = pcall(fn)
+  assert.is_false(fine)
+  local line = debug.getinfo(fn, "S").linedefined
+  return (tostring(err):gsub("^[^\n]*names_spec%.lua:" .. line .. ": ", "here: "))
+end
+
+describe("what an application is written with", function()
+  local http, request = require "pool.http", require "pool.request"
+  local app, req = http.app(), request.new({ headers = {}, query_string = "" }, {}, error)
+
+  it("has no name but its own, and says which one was probably meant, at the caller's line", function()
+    assert.equal("here: an App has no 'gett' (did you mean get?)", misused(function() app:gett("/", print) end))
+    assert.equal("here: an App has no 'zebra'", misused(function() return app:group("/a").zebra end))
+    assert.equal("here: pool.http has no 'htlm' (did you mean html?)", misused(function() return http.htlm "x" end))
+    assert.equal("here: pool.http has no 'zebra'", misused(function() return http.zebra end))
+  end)
+
+  it("refuses of a request what is nearly a name of its own; what middleware may have set is nil", function()
+    assert.equal("here: a Request has no 'headrs' (did you mean headers?)", misused(function() return req.headrs end))
+    assert.equal("here: a Request has no 'jsno' (did you mean json?)", misused(function() return req:jsno() end))
+    for _, name in ipairs { "deadline", "user", "session_id", "uid", "format", 1 } do assert.is_nil(req[name]) end
+    req.user = "me"
+    assert.equal("me", req.user)
+  end)
+end)
+
 describe("a name that is not there", function()
   local db, c
   before_each(function()

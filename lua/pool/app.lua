@@ -10,14 +10,19 @@ local app = {}
 
 ---@class pool.App
 local App = {}
-App.__index = App
+
+function App.__index(_, name)
+  local method = rawget(App, name)
+  if method == nil then core.no_field("an App", name, App) end
+  return method
+end
 
 local HOOKS = { start = true, stop = true }
 local unpack = table.unpack
 
 ---@return pool.App
 function app.new()
-  return setmetatable({ router = router.new(), middleware = {}, hooks = { start = {}, stop = {} }, prefix = "" }, App)
+  return setmetatable({ router = router.new(), middleware = {}, hooks = { start = {}, stop = {} }, prefix = "", parent = false }, App)
 end
 
 function app.is(value) return getmetatable(value) == App end

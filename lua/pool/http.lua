@@ -1,5 +1,6 @@
 --- `require "pool.http"`: what an application for `pool serve` is written with.
 
+local core = require "pool.core"
 local problem = require "pool.problem"
 local response = require "pool.response"
 
@@ -111,4 +112,4 @@ function http.health(req)
   return status == "unhealthy" and 503 or 200, body, { ["cache-control"] = "no-store" }
 end
 
-return http
+return setmetatable(http, { __index = function(_, name) return core.no_field("pool.http", name, http) end })

@@ -1,5 +1,6 @@
 --- Requests as handlers see them. Fields are made when first asked for.
 
+local core = require "pool.core"
 local response = require "pool.response"
 local router = require "pool.router"
 
@@ -51,11 +52,25 @@ local LAZY = {
 
 local methods = {}
 
+-- The names long enough to tell a slip from another name.
+local NAMES = {
+  "body", "cookie", "deadline", "form", "headers", "json", "method", "params", "path", "query", "query_string", "remote", "session",
+}
+
+--- A field that is not there is nil, since middleware may set fields of its own; but one that is nearly the name of a request's own
+--- is a slip, and raises.
+local function absent(name)
+  if name == "deadline" or type(name) ~= "string" then return nil end
+  local near = core.nearest(name, NAMES)
+  if near and math.abs(#near - #name) <= 1 then core.no_field("a Request", name, { [near] = true }) end
+  return nil
+end
+
 function Request.__index(req, name)
   local method = methods[name]
   if method then return method end
   local lazy = LAZY[name]
-  if not lazy then return nil end
+  if not lazy then return absent(name) end
   local value = lazy(req)
   rawset(req, name, value)
   return value
