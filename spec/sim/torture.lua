@@ -58,7 +58,7 @@ local function read_rows(what, on)
       n = n + 1
       if row.n ~= n then fail("%s: row %d says %s", what, n, tostring(row.n)) end
       if n == stop then break end
-      if chance(1) then pool.sleep(0) end
+      if chance(1) then collectgarbage() elseif chance(1) then pool.sleep(0) end
     end
   end)
   if not fine then return expected(what, err) end
@@ -81,15 +81,21 @@ function actions.acquire(db)
   local c <close>, err = db:acquire { timeout = random() * 0.2 }
   if not c then return expected("acquire", err) end
   for _ = 1, random(3) do ask("lease", c) end
-  if chance(30) then read_rows("lease's rows", c) end
-  if chance(10) then pcall(c.rows, c, 7) end
+  if chance(30) then
+    if chance(50) then pcall(c.rows, c, 7) end -- cursors that nobody closes: the collector's, amid the next one's rows
+    if chance(50) then pcall(function() c:rows("select 1 union all select 2")() end) end
+    read_rows("lease's rows", c)
+  end
   if chance(10) then c:invalidate() end
 end
 function actions.leak(db)
-  local c, err = db:acquire { timeout = 0.05 }
-  if not c then return expected("leak", err) end
-  if chance(50) then c:detach() end
-  kept[random(20)] = c
+  do
+    local c, err = db:acquire { timeout = 0.05 }
+    if not c then return expected("leak", err) end
+    if chance(50) then c:detach() end
+    if chance(50) then kept[random(20)] = c end
+  end
+  for _ = 1, random(0, 20) do actions.look(db) end -- may collect it in the middle
 end
 function actions.rows(db) read_rows("rows", db) end
 function actions.transaction(db)
@@ -133,6 +139,13 @@ function actions.statement_cancel(db)
   if chance(50) then c:cancel() end
   if chance(20) then c:release() end
   t:join()
+end
+function actions.cancel_woken()
+  local t = pool.spawn(pool.all, { function() pool.sleep(random() * 0.002) error {} end, function() pool.sleep(random() * 0.05) end })
+  while t.status == "waiting" do pool.sleep(0) end
+  t:cancel()
+  t:join()
+  if chance(20) then collectgarbage() end
 end
 function actions.configure(db)
   db:configure { size = random(1, 5), max_overflow = random(0, 3), timeout = random() * 0.5, max_waiting = random(5, 100),
@@ -188,7 +201,9 @@ local function life()
   if early then
     pool.sleep(random() * 0.4)
     for _, t in ipairs(tasks) do if chance(30) then t:cancel() end end
-    if chance(50) then assert(db:close(random() * 0.05)) else do local _ <close> = db end end
+    local c = db:acquire { timeout = 0.05 }
+    if c then c:release() end -- to somebody in line, perhaps, whose turn comes after the end
+    if chance(50) then assert(db:close(chance(50) and 0 or random() * 0.05)) else do local _ <close> = db end end
   end
   for _, t in ipairs(tasks) do
     local _, err = t:join()
@@ -205,6 +220,23 @@ local function life()
   count "pools"
 end
 
+--- Outside pool.run a finalizer may query, amid whatever call made the collector run.
+local function synchronous()
+  local db, armed = pool.new { database_url = url() }, true
+  local function litter()
+    setmetatable({}, { __gc = function()
+      if not armed then return end
+      ask("finalizer", db)
+      litter()
+    end })
+  end
+  litter()
+  for _ = 1, 100 do ask("synchronous", db) end
+  armed = false
+  assert(db:close(1))
+  balance(db, "synchronous pool")
+end
+
 collectgarbage(random(2) == 1 and "generational" or "incremental")
 local finish = pool.now() + seconds
 while pool.now() < finish and #wrong == 0 do
@@ -212,6 +244,7 @@ while pool.now() < finish and #wrong == 0 do
     for _ = 1, 20 do pool.new { database_url = url() } end -- made and dropped
   end
   if chance(85) then pool.run(life) else life() end
+  synchronous()
 end
 os.remove(path)
 
