@@ -46,7 +46,7 @@ static const char *param_text(const struct param *p, char *number, size_t size, 
 static void message_mask(char *message, const char *value, size_t len, int n) {
   char name[16];
   size_t name_len = (size_t)snprintf(name, sizeof name, "$%d", n);
-  if (len == 0) return;
+  if (len == 0 || memchr(value, '\0', len)) return;
   for (char *at = message; (at = strchr(at, '"')) != NULL; at++) {
     if (strncmp(at + 1, value, len) != 0 || at[1 + len] != '"') continue;
     size_t rest = strlen(at + len + 2);
