@@ -189,6 +189,8 @@ struct db_conn {
 
   struct cancel_job *cancel;
   bool cancelled;        /* asked for in this operation */
+  bool asked;            /* a cancel was begun for this statement, by whatever operation */
+  bool copy_ended;       /* a COPY from the client was refused: the statement ends by itself */
   int farewell;          /* close: the dup that sees the server go, -1 */
 };
 

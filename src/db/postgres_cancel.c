@@ -69,10 +69,10 @@ void cancel_leave(struct db_conn *conn) {
 
 void postgres_cancel(struct db_conn *conn) {
   bool running = conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET;
-  if (!running || conn->ran_dry || postgres_dead(conn)) return;
+  if (!running || conn->ran_dry || conn->copy_ended || postgres_dead(conn)) return;
   if (conn->cancel && !worker_done(&conn->cancel->job)) return;
   cancel_leave(conn); /* one that ended and did not help */
-  conn->cancelled = true;
+  conn->cancelled = conn->asked = true;
   if (!cancel_begin(conn)) postgres_log(conn->db, "warn", "a cancel could not be sent: no thread or no memory");
 }
 

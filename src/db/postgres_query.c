@@ -49,7 +49,7 @@ static void query_start(struct db_conn *conn) {
   query_forget(conn);
   conn->begun = true;
   conn->ran_dry = conn->streaming = conn->preparing = false;
-  conn->resent = conn->failed = conn->stale = conn->cancelled = false;
+  conn->resent = conn->failed = conn->stale = conn->cancelled = conn->asked = conn->copy_ended = false;
   conn->closing = 0;
   conn->plan = NULL;
 }
@@ -244,9 +244,17 @@ static enum taken take_copy_out(struct db_conn *conn, PGresult *result) {
   return len == 0 ? TAKEN_NOTHING : TAKEN_MORE;
 }
 
+/* A cancel that ends the COPY before the server has read the statement's own Sync leaves two of them, CopyFail's Sync being the second,
+   and so two ReadyForQuery: every later answer would come one statement late. Where one may be under way the connection is
+   given up, and where none is, none is sent any more. */
 static enum taken take_copy_in(struct db_conn *conn, PGresult *result) {
   PQclear(result);
   refuse_copy(conn);
+  if (conn->asked) {
+    conn->dead = true;
+    return TAKEN_ALL;
+  }
+  conn->copy_ended = true;
   if (PQputCopyEnd(conn->pg, "COPY from the client is not possible here") == 1) return TAKEN_MORE;
   conn->dead = true;
   return TAKEN_ALL;
