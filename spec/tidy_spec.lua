@@ -6,8 +6,8 @@ local ROOMS = { -- what a room may include besides itself
   db = { "core" },
   http = { "core" },
   io = { "core", "db", "http" },
-  lua = { "core", "db", "http", "io" },
-  cli = { "core", "db", "http", "io", "lua" },
+  lua = { "core", "db", "http", "io", "sim" },
+  cli = { "core", "db", "http", "io", "sim", "lua" },
   sim = { "core" },
 }
 local OUTSIDE = { -- headers from outside that belong to some rooms or files alone

@@ -84,6 +84,8 @@ void waiter_init(struct waiter *w, usec deadline, void *user) {
   memset(w, 0, sizeof *w);
   w->deadline = deadline;
   w->user = user;
+  w->priority = WAITER_PRIORITY;
+  w->weight = 1;
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014). The modulus is uneven by less than below / 2^64. */
@@ -168,6 +170,7 @@ static enum pool_err pool_line_up(struct pool *p, struct waiter *w) {
   }
   w->state = WAITER_IN_LINE;
   queue_add(&p->queue, w);
+  p->peaks.waiting = int_max(p->peaks.waiting, p->queue.count);
   return POOL_OK;
 }
 
@@ -414,6 +417,11 @@ bool pool_next(struct pool *p, struct action *out) {
 static int pool_unmet(const struct pool *p) {
   int under_way = p->counts[SLOT_OPENING] + p->counts[SLOT_CHECKING] + p->counts[SLOT_RESETTING] - p->retiring;
   return int_max(0, p->queue.count - int_max(0, under_way) - int_max(0, p->limit - pool_total(p)));
+}
+
+void pool_peaks(struct pool *p, struct peaks *out) {
+  *out = p->peaks;
+  p->peaks = (struct peaks){p->counts[SLOT_LEASED], p->queue.count};
 }
 
 void pool_stats(const struct pool *p, struct stats *out) {

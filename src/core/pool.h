@@ -58,11 +58,16 @@ struct slot {
 
 enum waiter_state { WAITER_OUT = 0, WAITER_IN_LINE, WAITER_GRANTED, WAITER_FAILED }; /* GRANTED, FAILED: the action is not yet taken */
 
+enum { WAITER_PRIORITY = 5, WAITER_PRIORITY_MAX = 9 };
+
 /* Somebody who wants a connection. The caller's memory, zeroed before first use (waiter_init); it must stay until GRANT or
    FAIL was taken or pool_cancel returned. */
 struct waiter {
   usec deadline;         /* in: absolute; NEVER: waits for ever; <= now: only an idle connection will do */
   void *user;            /* in: the caller's */
+  uint64_t key;          /* in: whose share it counts against (a tenant's hash); 0: no key, which is a share of its own */
+  uint8_t priority;      /* in: 0..9, 9 first among those of its key; waiter_init says 5. One level is gained a second */
+  uint8_t weight;        /* in: grants a round its key gets, 1..255; waiter_init says 1 */
   struct slot *slot;     /* out, at GRANT */
   enum pool_err failed;  /* out, at FAIL: POOL_TIMEOUT, POOL_OVERLOADED, POOL_CONNECT, POOL_CLOSED */
   usec since;            /* out: when it came */
@@ -124,6 +129,7 @@ void pool_tick(struct pool *, usec now);             /* deadlines, back-off, bac
 
 usec pool_deadline(const struct pool *);             /* when pool_tick is next needed, NEVER when not; > now after a tick */
 bool pool_next(struct pool *, struct action *out);   /* the next action in the order decided; false when there is none */
+void pool_peaks(struct pool *, struct peaks *);      /* reads them and begins anew */
 void pool_stats(const struct pool *, struct stats *);/* as of the last input's now */
 const struct settings *pool_settings(const struct pool *);  /* borrows; valid until the next pool_configure */
 const struct pool_error *pool_failure(const struct pool *); /* the last open's failure; kind POOL_OK when it succeeded or none was made */

@@ -47,6 +47,7 @@ struct pool {
   struct pool_error failure;
 
   struct counters counters;
+  struct peaks peaks;
   usec leased_time;
   struct histogram wait, hold, open_time;
   struct slot slots[];

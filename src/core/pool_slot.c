@@ -198,6 +198,7 @@ void slot_lease(struct pool *p, struct slot *s) {
   s->proven = false;
   s->uses++;
   slot_move(p, s, SLOT_LEASED);
+  if (p->counts[SLOT_LEASED] > p->peaks.leased) p->peaks.leased = p->counts[SLOT_LEASED];
 }
 
 void slot_reset(struct pool *p, struct slot *s) {

@@ -57,6 +57,8 @@ static const struct setting pool_rows[] = {
      .help = "idle connections within size are closed, down to min_idle, after this"},
     {"max_waiting", "DB_POOL_MAX_WAITING", SETTING_COUNT, AT(max_waiting), "10000", .max = COUNT_MAX, .zero = "none may wait", .live = true,
      .help = "callers in line beyond the opens that room allows; one more is overloaded"},
+    {"max_waiting_per_key", "DB_POOL_MAX_WAITING_PER_KEY", SETTING_COUNT, AT(max_waiting_per_key), "0", .max = COUNT_MAX, .zero = "no bound",
+     .live = true, .help = "callers of one key (db:with{key = }) in line; one more is overloaded"},
     {"max_opening", "DB_POOL_MAX_OPENING", SETTING_COUNT, AT(max_opening), "4", .min = 1, .max = COUNT_MAX, .live = true,
      .help = "connections being opened at a time"},
     {"backoff_min", "DB_POOL_BACKOFF_MIN", SETTING_DURATION, AT(backoff_min), "0.05", .min = 0.001, .max = SECONDS_MAX, .live = true,

@@ -58,7 +58,7 @@ struct settings {
   usec pre_ping_after, pre_ping_timeout;
   int min_idle;
   usec idle_timeout, shrink_after;
-  int max_waiting, max_opening;
+  int max_waiting, max_waiting_per_key, max_opening;
   usec backoff_min, backoff_max;
   int queue;
   usec queue_target, queue_interval;

@@ -41,4 +41,9 @@ struct stats {
   struct histogram wait, hold, open_time; /* wait: of grants, zeros included */
 };
 
+/* The most at any time since pool_peaks was last asked. */
+struct peaks {
+  int leased, waiting;
+};
+
 #endif

@@ -15,6 +15,14 @@ static const struct setting host_rows[] = {
      .help = "NULL in a row: the key is absent, or pool.null"},
     {"leak_after", "DB_POOL_LEAK_AFTER", SETTING_DURATION, AT(leak_after), "60", .max = 1e9, .zero = "never", .live = true,
      .help = "a lease older than this is reported: where it was acquired, and where its task stands now"},
+    {"policy_time", "DB_POOL_POLICY_TIME", SETTING_DURATION, AT(policy_time), "0.02", .min = 0.0001, .max = 60, .live = true,
+     .help = "processor time of one call of a tuning policy; one that takes longer is killed"},
+    {"policy_memory", "DB_POOL_POLICY_MEMORY", SETTING_COUNT, AT(policy_memory), "16777216", .min = 262144, .max = 1e9, .live = true,
+     .help = "bytes that a tuning policy's Lua state may take"},
+    {"policy_instructions", "DB_POOL_POLICY_INSTRUCTIONS", SETTING_COUNT, AT(policy_instructions), "10000000", .min = 1000, .max = 1e9,
+     .live = true, .help = "Lua instructions of one call of a tuning policy"},
+    {"probation", "DB_POOL_PROBATION", SETTING_COUNT, AT(probation), "10", .max = 100000, .zero = "none", .live = true,
+     .help = "ticks in which a new version of a policy is watched, and taken back when it fails or makes the figures worse"},
     {"echo", "DB_ECHO", SETTING_FLAG, AT(echo), "false", .live = true, .help = "log every statement, never its parameters"},
 };
 

@@ -13,6 +13,9 @@ struct host_settings {
   int nested;      /* NESTED_...: a second acquire in one task */
   int null;        /* NULL_...: how a NULL comes to a row */
   usec leak_after; /* a lease older than this is reported; 0 never */
+  usec policy_time; /* CPU time of one call of a policy */
+  int policy_memory, policy_instructions; /* bytes of its state; Lua instructions of one call */
+  int probation;    /* ticks; 0 none */
   bool echo;       /* log SQL, never its parameters */
 };
 

@@ -15,12 +15,7 @@ static const struct later_name {
   enum later_kind kind;
   const char *name, *with;
 } later_names[] = {
-    {LATER_SETTING, "max_waiting_per_key", SHARING},
     {LATER_SETTING, "lanes", FAST_PATH},
-    {LATER_SETTING, "policy_time", POLICIES},
-    {LATER_SETTING, "policy_memory", POLICIES},
-    {LATER_SETTING, "policy_instructions", POLICIES},
-    {LATER_SETTING, "probation", POLICIES},
     {LATER_POOL, "with", SHARING},
     {LATER_POOL, "advise", POLICIES},
     {LATER_POOL, "tune", POLICIES},

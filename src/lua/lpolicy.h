@@ -1,0 +1,84 @@
+/*
+** lpolicy: a tuning policy in a lua_State of its own, where it can be wrong but not unsafe.
+**
+** What a policy file may use: base without load, loadfile, dofile, require, collectgarbage, print; math (math.random from the
+** host's seed), table, utf8, string, the costly functions of which are bounded; compose{...}. No io, os, debug, coroutine. Globals and
+** libraries are read-only; no finalizers; text chunks only. Every entry (load, tick, ...) has three limits: CPU time and
+** instructions, watched by a hook whose kill pcall cannot catch, and memory, by the state's own allocator. Nothing is shared with
+** the lua_State of handlers: what crosses is copied, as plain data.
+**
+** A policy that was killed or failed stays usable: the next call starts afresh; whoever owns it decides whether to go on. Internal to
+** the room; lua/pool/tuner.lua and lsim.c are its users.
+*/
+#ifndef POOL_LUA_LPOLICY_H
+#define POOL_LUA_LPOLICY_H
+
+#include <lua.h>
+
+#include "core/proposal.h"
+#include "core/snapshot.h"
+
+struct policy;
+
+struct policy_limits {
+  usec time;            /* CPU time of one call (policy_time) */
+  size_t memory;        /* bytes of the whole state (policy_memory) */
+  int64_t instructions; /* of one call (policy_instructions) */
+};
+
+struct policy_figures {
+  uint64_t calls, errors; /* calls of hooks; those that raised, were killed or returned what is refused */
+  usec time, longest;     /* CPU, of all calls and of the longest */
+  size_t memory;          /* bytes now */
+};
+
+enum policy_hook { POLICY_TICK, POLICY_ADMIT, POLICY_EVENT, POLICY_WEIGHT, POLICY_LOAD, POLICY_HOOKS };
+
+/* Compiles `source` (text) as a chunk called `chunk`, runs it with the value at `params` of L (a plain table, copied; 0: an empty one) as
+   its `...` and looks at what it returned: a table with at least one hook, name a string, every a number of seconds > 0. `library` is the index in L
+   of a table name -> source of what compose{} may name, 0 none. NULL: *error, kind POOL_POLICY, says what and where. */
+struct policy *policy_create(lua_State *L, const char *source, size_t length, const char *chunk, int params, int library,
+                             const struct policy_limits *, uint64_t seed, struct pool_error *error);
+void policy_destroy(struct policy *); /* takes; NULL is harmless */
+
+const char *policy_name(const struct policy *); /* what the chunk's table says, NULL when it says nothing */
+double policy_every(const struct policy *);     /* seconds, 1 when the chunk does not say */
+bool policy_has(const struct policy *, enum policy_hook);
+void policy_set_limits(struct policy *, const struct policy_limits *);
+void policy_figures(const struct policy *, struct policy_figures *);
+
+/* Calls load(old state), `old` NULL: load(nil); without a load hook the state is a copy of the old one, or {}. Only plain data is carried:
+   booleans, numbers, texts, tables of such. */
+enum pool_err policy_begin(struct policy *, struct policy *old, struct pool_error *error);
+
+/* tick(s, state). *out is what it proposes: out->given 0 when nothing. POOL_POLICY: it raised or was killed, or what it returned is no
+   proposal (each value must be valid for its setting; unknown names, NaN, settings that no policy may change refuse it all). */
+enum pool_err policy_tick(struct policy *, const struct snapshot *, const struct settings *now, struct proposal *out, struct pool_error *error);
+
+/* admit(s, request): s has the gauges alone (size, max_overflow, limit, total, idle, leased, opening, waiting, queue_age, arrivals, grants, timeouts, rejected), request = {key, priority,
+   timeout}. A hook that fails admits. `key` NULL: none. Returns what it said; only nil or true admit. */
+bool policy_admit(struct policy *, const struct stats *, const char *key, size_t key_length, int priority, usec timeout);
+
+/* on_event(e, s): e = {kind = ..., message = ...}; kinds: settings, timeout, overloaded, connect, lost. Nothing is returned. */
+enum pool_err policy_event(struct policy *, const char *kind, const char *message, const struct snapshot *, const struct settings *now,
+                           struct pool_error *error);
+
+/* weight(key) -> 1..255, 1 when it fails or says nothing. */
+uint8_t policy_weight(struct policy *, const char *key, size_t length);
+
+/* Pushes in L what a snapshot is to a policy, db:stats-like: plain fields and wait, hold, open_time, query, database, settings. Shared
+   with recordings and tests, so that all see the same. */
+void policy_push_snapshot(lua_State *L, const struct snapshot *, const struct settings *now);
+/* The reverse, from a table (missing fields are 0): for recordings and tests. Raises for what is not a snapshot. */
+void policy_check_snapshot(lua_State *L, int index, struct snapshot *, struct settings *now);
+
+/* Sets in the table on top:
+     policy(source, chunk, {params=, library=, seed=, time=, memory=, instructions=}) -> pool.Policy | nil, err
+       p:begin(old?) -> true | nil, err        p:tick(snapshot) -> changes | nil (nothing), reason | nil, err
+       p:event(kind, message, snapshot)        p:figures() -> {calls, errors, mean, longest, memory}      p:close()
+       p.name p.every p.hooks = {tick = true, ...}
+     dispose(settings, changes, limits?, slew?) -> settings as they would be | nil, err        (proposal_dispose)
+     where a snapshot is a pool.Snapshot or its table. */
+void lpolicy_open(lua_State *L);
+
+#endif
