@@ -8,6 +8,7 @@
 #include "lpool.h"
 #include "lrows.h"
 #include "lruntime.h"
+#include "lscripted.h"
 #include "lserver.h"
 #include "lsettings.h"
 #include "lsignal.h"
@@ -27,6 +28,7 @@ int luaopen_pool_core(lua_State *L) {
   lrows_open(L);
   lpool_open(L);
   lconnection_open(L);
+  lscripted_open(L);
   lserver_open(L);
   lsignal_open(L);
   return 1;

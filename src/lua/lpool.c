@@ -14,6 +14,7 @@
 #include <sys/random.h>
 
 #include "llater.h"
+#include "lscripted.h"
 
 static const char pools_key = 0; /* registry: address -> Pool, weak */
 static const char pool_brand = 0;
@@ -336,8 +337,17 @@ static void pool_register(lua_State *L, const struct lpool *p) {
   lua_pop(L, 1);
 }
 
-/* core.new(settings) -> Pool. Raises for settings that are refused. */
+/* A function in place of a database (lscripted.h). The Pool is on top. */
+static void pool_script(lua_State *L, int function, struct engine_options *options) {
+  lscripted_push(L, function, options->db.database_url);
+  options->driver = &lscripted_driver;
+  options->seed = 1; /* the same test twice is the same */
+  lua_setiuservalue(L, -2, LPOOL_SCRIPT);
+}
+
+/* core.new(settings, script?) -> Pool, Script?. Raises for settings that are refused. */
 static int pool_new(lua_State *L) {
+  lua_settop(L, 2);
   struct runtime *r = lruntime_get(L);
   struct lpool *p = lua_newuserdatauv(L, sizeof *p, LPOOL_VALUES);
   memset(p, 0, sizeof *p);
@@ -355,6 +365,7 @@ static int pool_new(lua_State *L) {
   lsettings_read(L, 1, &p->settings);
   struct engine_options options = {.pool = p->settings.pool, .db = p->settings.db, .user = p, .seed = seed_fresh()};
   options.events = (struct engine_events){pool_setup_event, pool_closed_event, pool_log, pool_lost_event};
+  if (!lua_isnil(L, 2)) pool_script(L, 2, &options);
   struct pool_error error;
   p->leases = calloc((size_t)p->settings.pool.size_limit, sizeof *p->leases);
   if (!p->leases) return luaL_error(L, "not enough memory");
@@ -368,7 +379,7 @@ static int pool_new(lua_State *L) {
   p->driver = engine_driver(p->engine);
   p->settings.pool = *pool_settings(engine_pool(p->engine)); /* as the database allows them */
   pool_register(L, p);
-  return 1;
+  return lua_getiuservalue(L, -1, LPOOL_SCRIPT) == LUA_TNIL ? (lua_pop(L, 1), 1) : 2;
 }
 
 /* ---- db:close ---- */

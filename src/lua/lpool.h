@@ -64,8 +64,8 @@ struct lpool {
 };
 
 /* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease; the guard of
-   results on their way into Lua, nil before the first. */
-enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_VALUES = 3 };
+   results on their way into Lua, nil before the first; the Script of a scripted database. */
+enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_SCRIPT = 4, LPOOL_VALUES = 4 };
 
 struct lpool *lpool_check(lua_State *L, int index);
 

@@ -16,7 +16,7 @@
 #include "lerror.h"
 
 /* Addresses are keys in the registry; the values never change. */
-static const char runtime_key = 0, home_key = 0, log_key = 0, loop_key = 0;
+static const char runtime_key = 0, home_key = 0, log_key = 0, loop_key = 0, other_key = 0;
 
 static void line_print(const struct log_line *line) { fprintf(stderr, "pool: %s: %s\n", line->level, line->message); }
 
@@ -134,7 +134,15 @@ static int runtime_gc(lua_State *L) {
   return 0;
 }
 
-static struct runtime *runtime_make(lua_State *L) {
+/* The loop of a state's usual runtime: the host's when there is one. */
+static struct loop *runtime_loop(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &loop_key);
+  struct ev_loop *host = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return host ? loop_ev_attach(host) : loop_ev_create();
+}
+
+static struct runtime *runtime_make(lua_State *L, bool virtual_time) {
   struct runtime *r = lua_newuserdatauv(L, sizeof *r, 2);
   memset(r, 0, sizeof *r);
   list_init(&r->ready);
@@ -153,10 +161,8 @@ static struct runtime *runtime_make(lua_State *L) {
   lua_setiuservalue(L, -2, 1);
   struct task *finaliser = ltask_make_self(L, r);
   lua_setiuservalue(L, -2, 2);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &loop_key);
-  struct ev_loop *host = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  r->loop = host ? loop_ev_attach(host) : loop_ev_create();
+  r->loop = virtual_time ? loop_virtual_create(USEC_PER_SECOND) : runtime_loop(L);
+  r->virtual_time = virtual_time;
   if (!r->loop) luaL_error(L, "pool: no event loop could be made");
   r->self = self;
   r->finaliser = finaliser;
@@ -175,9 +181,25 @@ struct runtime *lruntime_get(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
   struct runtime *r = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  if (!r) return runtime_make(L);
+  if (!r) return runtime_make(L, false);
   if (!r->loop) luaL_error(L, "pool cannot be used any more: its Lua state is being closed");
   return r;
+}
+
+/* core.virtual_time(on): what is made and waited for from now on belongs to a loop in virtual time (on), or to the usual one again. The other
+   runtime stays, with all that is its own. */
+static int runtime_virtual(lua_State *L) {
+  bool on = lua_toboolean(L, 1);
+  struct runtime *r = lruntime_get(L);
+  if (r->running || r->current || r->turning > 0 || r->inside > 0)
+    return lerror_misuse(L, "virtual time cannot begin or end while tasks run: call it outside pool.run");
+  if (r->virtual_time == on) return lerror_misuse(L, on ? "virtual time has begun already" : "virtual time has not begun");
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &other_key) == LUA_TNIL) runtime_make(L, on); /* becomes the runtime when it is whole */
+  else lua_pushvalue(L, -1), lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  lua_pop(L, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &other_key);
+  return 0;
 }
 
 void pool_use_loop(lua_State *L, struct ev_loop *loop) {
@@ -222,6 +244,7 @@ static int runtime_now(lua_State *L) {
 
 void lruntime_open(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"set_home", runtime_set_home}, {"set_log", runtime_set_log}, {"now", runtime_now}, {NULL, NULL}};
+      {"set_home", runtime_set_home}, {"set_log", runtime_set_log}, {"now", runtime_now}, {"virtual_time", runtime_virtual},
+      {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 }

@@ -42,6 +42,7 @@ struct runtime {
   int turning;            /* > 0: on the C stack is a loop that pool turns: it cannot be turned again */
   int inside;             /* > 0: Lua code runs that a drain called */
   bool running;           /* inside pool.run */
+  bool virtual_time;      /* its loop is a virtual one: pool.testing */
   const char *home;       /* lruntime_home's, kept at hand */
   uint64_t serial;        /* of the last task */
 };
@@ -74,6 +75,6 @@ usec lruntime_check_seconds(lua_State *L, int index, const char *what);
 usec lruntime_after(usec now, usec duration); /* never overflows */
 
 
-void lruntime_open(lua_State *L); /* sets now, home, set_log … in the table on top of the stack */
+void lruntime_open(lua_State *L); /* sets now, home, set_log, virtual_time … in the table on top of the stack */
 
 #endif

@@ -1,0 +1,197 @@
+-- pool.testing: handlers and tasks against virtual time and a database that is a function.
+
+local http = require "pool.http"
+local pool = require "pool"
+local testing = require "pool.testing"
+
+local function answering(answer, settings) return { database = function() return answer end, settings = settings } end
+
+describe("pool.testing.run", function()
+  it("gives rows as a database would: columns in order, NULL, JSON, integers and reals exact", function()
+    testing.run(answering { columns = { "n", "title", "tags", "ratio", "done" },
+      rows = { { n = 9007199254740993, tags = { "a" }, ratio = 2.0, done = false } } }, function(db)
+      local rows = assert(db:query "select")
+      assert.equal(9007199254740993, rows[1].n)
+      assert.is_nil(rows[1].title)
+      assert.equal("float", math.type(rows[1].ratio))
+      assert.equal('[{"n":9007199254740993,"title":null,"tags":["a"],"ratio":2.0,"done":false}]', db:json "select")
+    end)
+  end)
+
+  it("hands the statement and its parameters to the function", function()
+    local seen
+    testing.run({ database = function(...)
+      seen = table.pack(...)
+      return {}
+    end }, function(db) assert(db:query("select $1, $2, $3, $4", 7, "x", nil, true)) end)
+    assert.same({ n = 5, "select $1, $2, $3, $4", 7, "x", pool.null, true }, seen)
+  end)
+
+  it("lets virtual time pass only when everybody waits: a day takes no time", function()
+    local began = os.clock()
+    local slept = testing.run({}, function()
+      local start = pool.now()
+      pool.sleep(86000)
+      return pool.now() - start
+    end)
+    assert.equal(86000, slept)
+    assert.is_true(os.clock() - began < 5)
+  end)
+
+  it("runs the pool's own time-out in virtual time", function()
+    testing.run(answering({ after = 60 }, { size = 1, max_overflow = 0, timeout = 2 }), function(db)
+      local holder = pool.spawn(db.query, db, "select pg_sleep(60)")
+      pool.sleep(0)
+      local start = pool.now()
+      local rows, err = db:query "select 1"
+      assert.is_nil(rows)
+      assert.equal("timeout", err.kind)
+      assert.equal(2, pool.now() - start)
+      assert(holder:join())
+      assert.equal(60, math.floor(pool.now() - start))
+    end)
+  end)
+
+  it("fails a statement as the server would, with its SQLSTATE", function()
+    testing.run(answering { error = { message = "duplicate key", sqlstate = "23505", constraint = "task_title" } }, function(db)
+      local _, err = db:query "insert"
+      assert.same({ "query", "23505", "task_title", "duplicate key" }, { err.kind, err.sqlstate, err.constraint, err.message })
+    end)
+  end)
+
+  it("kills a connection, and the next statement finds another", function()
+    local calls = 0
+    testing.run({ database = function()
+      calls = calls + 1
+      return calls == 1 and { lost = true } or { { n = calls } }
+    end }, function(db)
+      local _, err = db:query "select 1"
+      assert.equal("lost", err.kind)
+      assert.equal(2, assert(db:query "select 1")[1].n)
+      assert.equal(2, db:stats().opens)
+    end)
+  end)
+
+  it("refuses opens, and the pool backs off until one succeeds", function()
+    local opens = {}
+    testing.run({ connect = function(n)
+      opens[n] = pool.now()
+      return n < 4 and { error = { message = "refused" }, after = 0.001 } or {}
+    end }, function(db)
+      assert(db:query "select 1")
+      assert.equal(4, #opens)
+      assert.equal(3, db:stats().open_failures)
+    end)
+    assert.is_true(opens[3] - opens[2] >= 0.025 and opens[4] - opens[3] >= 0.05)
+  end)
+
+  it("cancels what runs into statement_timeout", function()
+    testing.run(answering({ after = 10 }, { statement_timeout = 1 }), function(db)
+      local _, err = db:query "select pg_sleep(10)"
+      assert.equal("deadline", err.kind)
+    end)
+  end)
+
+  it("keeps transactions: a failed one answers COMMIT with ROLLBACK", function()
+    testing.run({ database = { ["bad"] = "no such table", ["good"] = { { n = 1 } } } }, function(db)
+      assert.equal(1, assert(db:transaction(function(tx) return assert(tx:query "good")[1].n end)))
+      local done, err = db:transaction(function(tx)
+        tx:query "bad"
+        return true
+      end)
+      assert.is_nil(done)
+      assert.equal("query", err.kind)
+      assert.equal(0, db:stats().leased)
+    end)
+  end)
+
+  it("answers what still waits after its limit with kind deadline", function()
+    testing.run({ limit = 5, database = function() return { after = 1e6 } end }, function(db)
+      local _, err = db:query "select 1"
+      assert.equal("deadline", err.kind)
+    end)
+  end)
+
+  it("raises what the function raised, whatever the code made of the error", function()
+    assert.has_error(function()
+      testing.run({ database = {} }, function(db) db:query "select 5" end)
+    end, "the scripted database has no answer for: select 5")
+    assert.has_error(function()
+      testing.run({ database = function() return { row = {} } end }, function(db) db:query "select 5" end)
+    end, "a script's answer has no field row")
+  end)
+
+  it("raises what the test raised, and leaves the usual time behind it", function()
+    local fine, err = pcall(testing.run, {}, function() error { oops = true } end)
+    assert.is_false(fine)
+    assert.is_true(err.oops)
+    local start = pool.now()
+    pool.sleep(0.001)
+    assert.is_true(pool.now() - start < 60)
+  end)
+
+  it("is deterministic: two runs are the same, jitter and all", function()
+    local function run()
+      local times = {}
+      testing.run({ connect = function(n)
+        times[n] = pool.now()
+        return n < 8 and { error = "refused" } or {}
+      end }, function(db) assert(db:query "select 1") end)
+      for n = #times, 1, -1 do times[n] = math.floor((times[n] - times[1]) * 1e6 + 0.5) end
+      return times
+    end
+    assert.same(run(), run())
+  end)
+
+  it("names what is wrong with its arguments", function()
+    assert.error_matches(function() testing.run({ databse = {} }, print) end, "databse.*database")
+    assert.error_matches(function() testing.run({ database = 5 }, print) end, "not a number")
+    assert.error_matches(function() testing.run({}, 5) end, "a function is wanted")
+    assert.error_matches(function()
+      testing.run({}, function() testing.run({}, print) end)
+    end, "virtual time")
+  end)
+end)
+
+describe("pool.testing.request", function()
+  local app = http.app()
+  app:get("/tasks/:id", function(req) return req.db:query("select", req.params.id, req.query.full) end)
+  app:post("/tasks", function(req)
+    local s <close> = req:session()
+    local rows = assert(s:query("insert", req:json().title))
+    assert(s:commit())
+    return 201, rows[1], { location = "/tasks/1" }
+  end)
+  app:get("/stream", function()
+    return http.stream(function(write)
+      write "one "
+      write "two"
+    end, "text/plain")
+  end)
+
+  it("answers with a handler: status, headers, body", function()
+    testing.run({ database = function(_, first, second) return { { first = first, second = second } } end }, function(db)
+      local answer = testing.request(app, db, "GET", "/tasks/4?full=yes")
+      assert.same({ 200, { { first = "4", second = "yes" } } }, { answer.status, answer:json() })
+      answer = testing.request(app, db, "POST", "/tasks", { json = { title = "write specs" } })
+      assert.same({ 201, "/tasks/1", "write specs" }, { answer.status, answer.headers.location, answer:json().first })
+      assert.equal("one two", testing.request(app, db, "GET", "/stream").body)
+      assert.equal(404, testing.request(app, db, "GET", "/nowhere").status)
+      assert.equal(400, testing.request(app, db, "POST", "/tasks", { body = "{" }).status)
+    end)
+  end)
+
+  it("makes a time-out a 503 with Retry-After, and logs its cause", function()
+    local log, lines = pool.log, {}
+    finally(function() pool.log = log end)
+    pool.log = function(_, message) lines[#lines + 1] = message end
+    testing.run(answering({ after = 60 }, { size = 1, max_overflow = 0, timeout = 2 }), function(db)
+      pool.spawn(db.query, db, "select pg_sleep(60)")
+      pool.sleep(0)
+      local answer = testing.request(app, db, "GET", "/tasks/4")
+      assert.equal(503, answer.status)
+      assert.truthy(answer.headers["retry-after"])
+      assert.matches("timed out after 2.0 s", lines[1])
+    end)
+  end)
+end)
