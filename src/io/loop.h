@@ -55,6 +55,10 @@ usec loop_now(const struct loop *);  /* the turn's now; never goes back */
 usec loop_update(struct loop *);     /* reads the clock again, after long work; returns it */
 bool loop_attached(const struct loop *); /* somebody else runs it */
 
+/* Two clocks for limits on work, never for scheduling: they belong to no loop and run on in virtual time. */
+usec loop_clock(void);               /* monotonic; cheap */
+usec loop_cpu(void);                 /* what this thread has had of the processor; a system call */
+
 void watch_set(struct loop *, struct watch *, int fd, int events); /* events 0 stops. The same fd and events: does nothing. */
 void watch_renew(struct loop *, struct watch *, int fd, int events); /* as set, for a descriptor that may be another file under
                                                                        the same number: registers afresh. Stop it before closing the file */

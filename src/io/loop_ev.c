@@ -60,11 +60,17 @@ static void loop_ev_ref(struct loop_ev *l) {
   if (l->base.attached) ev_ref(l->ev);
 }
 
-static usec clock_read(void) {
+static usec clock_of(clockid_t id) {
   struct timespec t;
-  INSIST(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
+  INSIST(clock_gettime(id, &t) == 0);
   return (usec)t.tv_sec * USEC_PER_SECOND + t.tv_nsec / 1000;
 }
+
+static usec clock_read(void) { return clock_of(CLOCK_MONOTONIC); }
+
+usec loop_clock(void) { return clock_read(); }
+
+usec loop_cpu(void) { return clock_of(CLOCK_THREAD_CPUTIME_ID); }
 
 static usec loop_ev_clock(struct loop *base) {
   ev_now_update(loop_ev(base)->ev); /* both caches move together: timers are set relative to libev's */
