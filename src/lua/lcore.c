@@ -5,6 +5,7 @@
 #include "lerror.h"
 #include "ljson.h"
 #include "llater.h"
+#include "lpolicy.h"
 #include "lpool.h"
 #include "lrows.h"
 #include "lruntime.h"
@@ -29,6 +30,7 @@ int luaopen_pool_core(lua_State *L) {
   lpool_open(L);
   lconnection_open(L);
   lscripted_open(L);
+  lpolicy_open(L);
   lserver_open(L);
   lsignal_open(L);
   return 1;

@@ -35,7 +35,7 @@ struct policy_figures {
 enum policy_hook { POLICY_TICK, POLICY_ADMIT, POLICY_EVENT, POLICY_WEIGHT, POLICY_LOAD, POLICY_HOOKS };
 
 /* Compiles `source` (text) as a chunk called `chunk`, runs it with the value at `params` of L (a plain table, copied; 0: an empty one) as
-   its `...` and looks at what it returned: a table with at least one hook, name a string, every a number of seconds > 0. `library` is the index in L
+   its `...` and looks at what it returned: a table with at least one hook, name a string, every a number of seconds from 0.01. `library` is the index in L
    of a table name -> source of what compose{} may name, 0 none. NULL: *error, kind POOL_POLICY, says what and where. */
 struct policy *policy_create(lua_State *L, const char *source, size_t length, const char *chunk, int params, int library,
                              const struct policy_limits *, uint64_t seed, struct pool_error *error);
@@ -51,7 +51,7 @@ void policy_figures(const struct policy *, struct policy_figures *);
    booleans, numbers, texts, tables of such. */
 enum pool_err policy_begin(struct policy *, struct policy *old, struct pool_error *error);
 
-/* tick(s, state). *out is what it proposes: out->given 0 when nothing. POOL_POLICY: it raised or was killed, or what it returned is no
+/* tick(s, state) -> changes, reason. *out is what it proposes: out->given 0 when nothing. POOL_POLICY: it raised or was killed, or what it returned is no
    proposal (each value must be valid for its setting; unknown names, NaN, settings that no policy may change refuse it all). */
 enum pool_err policy_tick(struct policy *, const struct snapshot *, const struct settings *now, struct proposal *out, struct pool_error *error);
 
@@ -72,13 +72,27 @@ void policy_push_snapshot(lua_State *L, const struct snapshot *, const struct se
 /* The reverse, from a table (missing fields are 0): for recordings and tests. Raises for what is not a snapshot. */
 void policy_check_snapshot(lua_State *L, int index, struct snapshot *, struct settings *now);
 
+/* The same for settings alone: the pool's own, by name, in outside units. What a table does not have is its default; raises. */
+void policy_push_settings(lua_State *L, const struct settings *);
+void policy_check_settings(lua_State *L, int index, struct settings *);
+
+/* A snapshot as a userdata, for whoever keeps many of them: snapshot:table() is its table. */
+#define LSNAPSHOT_NAME "pool.Snapshot"
+struct lsnapshot {
+  struct snapshot snapshot;
+  struct settings settings; /* as they were then */
+};
+void lsnapshot_push(lua_State *L, const struct snapshot *, const struct settings *now); /* copies */
+
 /* Sets in the table on top:
      policy(source, chunk, {params=, library=, seed=, time=, memory=, instructions=}) -> pool.Policy | nil, err
        p:begin(old?) -> true | nil, err        p:tick(snapshot) -> changes | nil (nothing), reason | nil, err
-       p:event(kind, message, snapshot)        p:figures() -> {calls, errors, mean, longest, memory}      p:close()
-       p.name p.every p.hooks = {tick = true, ...}
+       p:admit(snapshot, key?, priority, timeout) -> boolean    p:weight(key) -> 1..255
+       p:event(kind, message, snapshot) -> true | nil, err     p:figures() -> {calls, errors, mean, longest, memory}; seconds, bytes
+       p:close()       p.name p.every p.hooks = {tick = true, ...}
      dispose(settings, changes, limits?, slew?) -> settings as they would be | nil, err        (proposal_dispose)
-     where a snapshot is a pool.Snapshot or its table. */
+     snapshot(table) -> pool.Snapshot
+     where a snapshot is a pool.Snapshot or its table; limits = { size = {low, high}, ... }, those not named as limits_defaults says. */
 void lpolicy_open(lua_State *L);
 
 #endif

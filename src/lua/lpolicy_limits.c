@@ -1,0 +1,183 @@
+/*
+** lpolicy_limits: the three limits of a call, and the kill.
+**
+** 1. Instructions and time: a hook after every 100 instructions counts them and looks at the clock. It reads the cheap one; only where that
+**    says that the budget may be used up, the processor's.
+** 2. A kill is for the rest of the call. `killed` is set and the hook comes at every instruction, so that whatever catches the error
+**    (a __close, a C function that calls back) raises again at once; the sandbox's pcall does not catch it at all. Nothing of a policy ever
+**    runs where hooks are off: no message handlers, no finalisers.
+** 3. A hook cannot stop C code. So each C function is bounded, looks at the clock afterwards, and so does the allocator for each block of
+**    some size and whenever it refuses one: what takes long inside Lua itself (growing tables, collecting garbage for a block that
+**    does not fit) passes through there.
+** 4. Memory: bytes in use are counted. One string, one block and one table's hash have bounds of their own: what a single instruction can
+**    do to them (copying, comparing, hashing, collisions made on purpose) must stay small.
+*/
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/loop.h"
+#include "lpolicy_internal.h"
+
+#define INSTRUCTIONS_A_HOOK 100
+#define BLOCK_LOOKED_AT 4096                 /* bytes: a block of this size costs more than reading the clock */
+#define STRING_HEADER 32                     /* at least what Lua adds to a string's bytes */
+#define HASH_NODE (sizeof(lua_Number) * 3)   /* a node of a table's hash; a table grows in powers of two of them */
+
+struct policy *policy_of(lua_State *P) {
+  void *ud;
+  lua_getallocf(P, &ud);
+  return ud;
+}
+
+/* ---- the kill ---- */
+
+static void policy_hook(lua_State *P, lua_Debug *ar);
+
+/* Writes down where the policy is, unless that is known. Allocates nothing: the allocator calls it too. */
+static void where_note(struct policy *p) {
+  lua_Debug ar;
+  for (int level = 0; p->where[0] == '\0' && lua_getstack(p->P, level, &ar); level++) {
+    lua_getinfo(p->P, "Sl", &ar);
+    if (ar.currentline > 0) snprintf(p->where, sizeof p->where, "%s:%d: ", ar.short_src, ar.currentline);
+  }
+}
+
+static void policy_kill(struct policy *p, enum policy_kill why) {
+  p->killed = why;
+  p->where[0] = '\0';
+  lua_sethook(p->P, policy_hook, LUA_MASKCOUNT, 1);
+}
+
+/* Kills when the call's time is used up; does not raise. */
+static void policy_time_look(struct policy *p) {
+  if (!p->running || p->killed != KILL_NONE) return;
+  usec now = loop_clock();
+  if (now < p->look_at) return;
+  usec used = loop_cpu() - p->cpu;
+  if (used > p->limits.time)
+    policy_kill(p, KILL_TIME);
+  else
+    p->look_at = now + (p->limits.time - used) + 1;
+}
+
+int policy_raise_kill(lua_State *P) {
+  where_note(policy_of(P));
+  lua_pushliteral(P, "killed");
+  return lua_error(P);
+}
+
+bool policy_killed(lua_State *P) { return policy_of(P)->killed != KILL_NONE; }
+
+void policy_look(lua_State *P) {
+  struct policy *p = policy_of(P);
+  policy_time_look(p);
+  if (p->killed != KILL_NONE) policy_raise_kill(P);
+}
+
+static void policy_hook(lua_State *P, lua_Debug *ar) {
+  struct policy *p = policy_of(P);
+  (void)ar;
+  if (p->killed == KILL_NONE) {
+    p->instructions += INSTRUCTIONS_A_HOOK;
+    if (p->instructions > p->limits.instructions) policy_kill(p, KILL_INSTRUCTIONS);
+    policy_time_look(p);
+  }
+  if (p->killed != KILL_NONE) policy_raise_kill(P);
+}
+
+/* ---- memory ---- */
+
+static bool block_fits(const struct policy *p, const void *block, size_t old_size, size_t new_size) {
+  size_t had = block != NULL ? old_size : 0;
+  if (new_size <= had) return true;
+  if (p->figures.memory - had + new_size > p->limits.memory || new_size > p->limits.memory / POLICY_BLOCK_SHARE) return false;
+  if (block != NULL) return true;
+  if (old_size == LUA_TSTRING) return new_size <= POLICY_STRING_MAX + STRING_HEADER;
+  for (size_t nodes = HASH_NODE * POLICY_HASH_MAX * 2; nodes <= new_size; nodes *= 2)
+    if (nodes == new_size) return false;
+  return true;
+}
+
+void *policy_alloc(void *ud, void *block, size_t old_size, size_t new_size) {
+  struct policy *p = ud;
+  size_t had = block != NULL ? old_size : 0;
+  if (new_size == 0) {
+    free(block);
+    p->figures.memory -= had;
+    return NULL;
+  }
+  bool fits = block_fits(p, block, old_size, new_size);
+  if (!fits || (new_size >= BLOCK_LOOKED_AT && new_size > had)) policy_time_look(p);
+  void *made = fits ? realloc(block, new_size) : NULL;
+  if (made != NULL) p->figures.memory += new_size - had;
+  if (made == NULL && p->running) where_note(p);
+  return made;
+}
+
+/* ---- a call ---- */
+
+static void policy_enter(struct policy *p) {
+  INSIST(!p->running && lua_gettop(p->P) == 0);
+  p->running = true;
+  p->killed = KILL_NONE;
+  p->instructions = 0;
+  p->where[0] = '\0';
+  p->cpu = loop_cpu();
+  p->look_at = loop_clock() + p->limits.time;
+  lua_sethook(p->P, policy_hook, LUA_MASKCOUNT, INSTRUCTIONS_A_HOOK);
+}
+
+static void policy_leave(struct policy *p) {
+  usec used = loop_cpu() - p->cpu;
+  if (used > p->limits.time && p->killed == KILL_NONE) p->killed = KILL_TIME; /* it ended in something long */
+  p->running = false;
+  p->figures.time += used;
+  if (used > p->figures.longest) p->figures.longest = used;
+}
+
+static enum pool_err killed_error(const struct policy *p, const char *what, struct pool_error *error) {
+  char chunk[POLICY_NAME_MAX + 8];
+  snprintf(chunk, sizeof chunk, "%s: ", p->chunk);
+  const char *where = p->where[0] ? p->where : chunk;
+  if (p->killed == KILL_INSTRUCTIONS)
+    return error_set(error, POOL_POLICY, "%s%s was killed: more than %lld instructions (policy_instructions)", where, what,
+                     (long long)p->limits.instructions);
+  return error_set(error, POOL_POLICY, "%s%s was killed: more than %g s of processor time (policy_time)", where, what,
+                   (double)p->limits.time / (double)USEC_PER_SECOND);
+}
+
+static int message_body(lua_State *P) {
+  policy_tostring(P, 1);
+  return 1;
+}
+
+/* The error value on top of the stack as a text, which may be the policy's own __tostring's work: under the limits still. */
+static void raised_error(struct policy *p, const char *what, struct pool_error *error) {
+  lua_State *P = p->P;
+  lua_pushcfunction(P, message_body);
+  lua_insert(P, -2);
+  const char *text = lua_pcall(P, 1, 1, 0) == LUA_OK ? lua_tostring(P, -1) : NULL;
+  if (p->killed != KILL_NONE)
+    killed_error(p, what, error);
+  else
+    error_set(error, POOL_POLICY, "%s%s%s", text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0 ? "" : p->chunk,
+              text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0 ? "" : ": ",
+              text != NULL ? text : "the error is a value that says nothing of itself");
+  if (error != NULL) policy_clean(error->message);
+}
+
+enum pool_err policy_run(struct policy *p, lua_CFunction body, void *argument, const char *what, struct pool_error *error) {
+  policy_enter(p);
+  lua_pushcfunction(p->P, body);
+  lua_pushlightuserdata(p->P, argument);
+  int status = lua_pcall(p->P, 1, 0, 0);
+  if (status == LUA_ERRMEM && p->killed == KILL_NONE)
+    error_set(error, POOL_POLICY, "%s%s: not enough memory: %zu bytes at most (policy_memory)", p->where, what, p->limits.memory);
+  else if (status != LUA_OK && p->killed == KILL_NONE)
+    raised_error(p, what, error);
+  policy_leave(p);
+  if (p->killed != KILL_NONE) killed_error(p, what, error);
+  lua_settop(p->P, 0);
+  return status == LUA_OK && p->killed == KILL_NONE ? POOL_OK : POOL_POLICY;
+}
