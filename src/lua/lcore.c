@@ -13,6 +13,7 @@
 #include "lserver.h"
 #include "lsettings.h"
 #include "lsignal.h"
+#include "lsim.h"
 #include "ltask.h"
 #include "ltrace.h"
 
@@ -33,5 +34,6 @@ int luaopen_pool_core(lua_State *L) {
   lpolicy_open(L);
   lserver_open(L);
   lsignal_open(L);
+  lsim_open(L);
   return 1;
 }

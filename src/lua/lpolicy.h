@@ -84,6 +84,15 @@ struct lsnapshot {
 };
 void lsnapshot_push(lua_State *L, const struct snapshot *, const struct settings *now); /* copies */
 
+/* The policy of the pool.Policy at index; raises when it is none, or closed. */
+struct policy *lpolicy_check(lua_State *L, int index);
+
+/* *limits: the defaults, and over them the table at index (nil: none), name = {low, high}. Raises for what makes no sense. */
+void policy_read_limits(lua_State *L, int index, struct limits *limits);
+
+/* Reads changes (the table at index) into *out; what is no proposal fills *error and returns POOL_POLICY. Raises only for memory. */
+enum pool_err policy_read_changes(lua_State *L, int index, struct proposal *out, struct pool_error *error);
+
 /* Sets in the table on top:
      policy(source, chunk, {params=, library=, seed=, time=, memory=, instructions=}) -> pool.Policy | nil, err
        p:begin(old?) -> true | nil, err        p:tick(snapshot) -> changes | nil (nothing), reason | nil, err

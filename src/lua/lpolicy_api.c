@@ -14,7 +14,7 @@ struct lpolicy {
   struct policy *policy; /* NULL: closed */
 };
 
-static struct policy *lpolicy_check(lua_State *L, int index) {
+struct policy *lpolicy_check(lua_State *L, int index) {
   struct lpolicy *l = luaL_checkudata(L, index, LPOLICY_NAME);
   if (l->policy == NULL) lerror_misuse(L, "this policy is closed");
   return l->policy;
@@ -248,7 +248,7 @@ static double limit_of(lua_State *L, int pair, const char *name) {
 }
 
 /* The table at index, name = {low, high}, over the defaults. */
-static void limits_take(lua_State *L, int index, struct limits *limits) {
+void policy_read_limits(lua_State *L, int index, struct limits *limits) {
   limits_defaults(limits);
   if (lua_isnoneornil(L, index)) return;
   luaL_checktype(L, index, LUA_TTABLE);
@@ -276,7 +276,7 @@ static int api_dispose(lua_State *L) {
   bool slew = lua_isnoneornil(L, 4) || lua_toboolean(L, 4);
   luaL_checktype(L, 2, LUA_TTABLE);
   policy_check_settings(L, 1, &now);
-  limits_take(L, 3, limits);
+  policy_read_limits(L, 3, limits);
   if (policy_read_changes(L, 2, proposal, &error) != POOL_OK) return lerror_return(L, &error);
   if (proposal_dispose(&now, proposal, limits, slew, &out, &error) != POOL_OK) return lerror_return(L, &error);
   policy_push_settings(L, &out);
