@@ -24,6 +24,8 @@ enum {
   POLICY_WHERE_MAX = 96
 };
 
+enum policy_refusal { REFUSED_MEMORY, REFUSED_BLOCK, REFUSED_STRING, REFUSED_HASH };
+
 enum policy_kill { KILL_NONE, KILL_TIME, KILL_INSTRUCTIONS };
 
 /* A policy that compose may name. Both texts are the policy's own copies, outside its Lua state. */
@@ -42,6 +44,7 @@ struct policy {
   usec cpu;                      /* loop_cpu when it began */
   usec look_at;                  /* by loop_clock: not before this can the time be used up */
   int64_t instructions;
+  enum policy_refusal refused;   /* why memory was refused last */
   char where[POLICY_WHERE_MAX];  /* "tune.lua:12: ": where it was killed, or refused memory; "" not known */
   /* what it is */
   char chunk[POLICY_NAME_MAX];   /* as in messages: "tune.lua" */

@@ -13,7 +13,7 @@
 #define PLAIN_STEPS_MAX 1e7 /* bytes compared by a plain find */
 #define FORMAT_MAX 1024     /* bytes of a format */
 
-/* The original is upvalue 1; its stack is ours. */
+/* The original is upvalue 1, a C function without upvalues of its own; its stack is ours. */
 static int original(lua_State *P) {
   int results = lua_tocfunction(P, lua_upvalueindex(1))(P);
   policy_look(P);
@@ -87,10 +87,19 @@ static int string_match(lua_State *P) {
   return original(P);
 }
 
+/* The iterator is upvalue 1 and has upvalues of its own, so it must be called as Lua calls. */
+static int string_gmatch_step(lua_State *P) {
+  lua_settop(P, 0);
+  lua_pushvalue(P, lua_upvalueindex(1));
+  lua_call(P, 0, LUA_MULTRET);
+  policy_look(P);
+  return lua_gettop(P);
+}
+
 static int string_gmatch(lua_State *P) {
   pattern_check(P, "gmatch", false);
-  lua_tocfunction(P, lua_upvalueindex(1))(P); /* one result: a closure over C, which looks at no clock */
-  lua_pushcclosure(P, bounded, 1);
+  lua_tocfunction(P, lua_upvalueindex(1))(P); /* leaves the iterator on top */
+  lua_pushcclosure(P, string_gmatch_step, 1);
   return 1;
 }
 

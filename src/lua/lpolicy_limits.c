@@ -88,15 +88,27 @@ static void policy_hook(lua_State *P, lua_Debug *ar) {
 
 /* ---- memory ---- */
 
-static bool block_fits(const struct policy *p, const void *block, size_t old_size, size_t new_size) {
+/* Lua's memory for the keys of one table: made in one piece, a power of two of nodes. */
+static bool block_is_large_hash(size_t size) {
+  for (size_t nodes = HASH_NODE * POLICY_HASH_MAX * 2; nodes <= size; nodes *= 2)
+    if (nodes == size) return true;
+  return false;
+}
+
+static bool block_fits(struct policy *p, const void *block, size_t old_size, size_t new_size) {
   size_t had = block != NULL ? old_size : 0;
   if (new_size <= had) return true;
-  if (p->figures.memory - had + new_size > p->limits.memory || new_size > p->limits.memory / POLICY_BLOCK_SHARE) return false;
-  if (block != NULL) return true;
-  if (old_size == LUA_TSTRING) return new_size <= POLICY_STRING_MAX + STRING_HEADER;
-  for (size_t nodes = HASH_NODE * POLICY_HASH_MAX * 2; nodes <= new_size; nodes *= 2)
-    if (nodes == new_size) return false;
-  return true;
+  if (block == NULL && old_size == LUA_TSTRING && new_size > POLICY_STRING_MAX + STRING_HEADER)
+    p->refused = REFUSED_STRING;
+  else if (block == NULL && old_size == 0 && block_is_large_hash(new_size))
+    p->refused = REFUSED_HASH;
+  else if (p->figures.memory - had + new_size > p->limits.memory)
+    p->refused = REFUSED_MEMORY;
+  else if (new_size > p->limits.memory / POLICY_BLOCK_SHARE)
+    p->refused = REFUSED_BLOCK;
+  else
+    return true;
+  return false;
 }
 
 void *policy_alloc(void *ud, void *block, size_t old_size, size_t new_size) {
@@ -147,23 +159,33 @@ static enum pool_err killed_error(const struct policy *p, const char *what, stru
                    (double)p->limits.time / (double)USEC_PER_SECOND);
 }
 
+static enum pool_err memory_error(const struct policy *p, const char *what, struct pool_error *error) {
+  const char *where = p->where;
+  switch (p->refused) {
+  case REFUSED_STRING: return error_set(error, POOL_POLICY, "%s%s: a text of more than %d bytes", where, what, (int)POLICY_STRING_MAX);
+  case REFUSED_HASH:
+    return error_set(error, POOL_POLICY, "%s%s: a table of more than %d keys beside 1, 2, 3 ...", where, what, (int)POLICY_HASH_MAX);
+  case REFUSED_BLOCK:
+    return error_set(error, POOL_POLICY, "%s%s: a table or a stack of more than %zu bytes, 1/%d of policy_memory", where, what,
+                     p->limits.memory / POLICY_BLOCK_SHARE, (int)POLICY_BLOCK_SHARE);
+  default: return error_set(error, POOL_POLICY, "%s%s: more than %zu bytes (policy_memory)", where, what, p->limits.memory);
+  }
+}
+
 static int message_body(lua_State *P) {
   policy_tostring(P, 1);
   return 1;
 }
 
 /* The error value on top of the stack as a text, which may be the policy's own __tostring's work: under the limits still. */
-static void raised_error(struct policy *p, const char *what, struct pool_error *error) {
+static void raised_error(struct policy *p, struct pool_error *error) {
   lua_State *P = p->P;
   lua_pushcfunction(P, message_body);
   lua_insert(P, -2);
   const char *text = lua_pcall(P, 1, 1, 0) == LUA_OK ? lua_tostring(P, -1) : NULL;
-  if (p->killed != KILL_NONE)
-    killed_error(p, what, error);
-  else
-    error_set(error, POOL_POLICY, "%s%s%s", text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0 ? "" : p->chunk,
-              text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0 ? "" : ": ",
-              text != NULL ? text : "the error is a value that says nothing of itself");
+  bool placed = text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0;
+  error_set(error, POOL_POLICY, "%s%s%s", placed ? "" : p->chunk, placed ? "" : ": ",
+            text != NULL ? text : "the error is a value that says nothing of itself");
   if (error != NULL) policy_clean(error->message);
 }
 
@@ -173,9 +195,9 @@ enum pool_err policy_run(struct policy *p, lua_CFunction body, void *argument, c
   lua_pushlightuserdata(p->P, argument);
   int status = lua_pcall(p->P, 1, 0, 0);
   if (status == LUA_ERRMEM && p->killed == KILL_NONE)
-    error_set(error, POOL_POLICY, "%s%s: not enough memory: %zu bytes at most (policy_memory)", p->where, what, p->limits.memory);
+    memory_error(p, what, error);
   else if (status != LUA_OK && p->killed == KILL_NONE)
-    raised_error(p, what, error);
+    raised_error(p, error);
   policy_leave(p);
   if (p->killed != KILL_NONE) killed_error(p, what, error);
   lua_settop(p->P, 0);
