@@ -148,10 +148,15 @@ static void policy_leave(struct policy *p) {
   if (used > p->figures.longest) p->figures.longest = used;
 }
 
+/* "tune.lua:12: ", or "tune.lua: " where the line is not known. Returns buffer. */
+static const char *place_write(const struct policy *p, char *buffer, size_t size) {
+  snprintf(buffer, size, p->where[0] ? "%s" : "%s: ", p->where[0] ? p->where : p->chunk);
+  return buffer;
+}
+
 static enum pool_err killed_error(const struct policy *p, const char *what, struct pool_error *error) {
-  char chunk[POLICY_NAME_MAX + 8];
-  snprintf(chunk, sizeof chunk, "%s: ", p->chunk);
-  const char *where = p->where[0] ? p->where : chunk;
+  char where[POLICY_WHERE_MAX];
+  place_write(p, where, sizeof where);
   if (p->killed == KILL_INSTRUCTIONS)
     return error_set(error, POOL_POLICY, "%s%s was killed: more than %lld instructions (policy_instructions)", where, what,
                      (long long)p->limits.instructions);
@@ -160,7 +165,8 @@ static enum pool_err killed_error(const struct policy *p, const char *what, stru
 }
 
 static enum pool_err memory_error(const struct policy *p, const char *what, struct pool_error *error) {
-  const char *where = p->where;
+  char where[POLICY_WHERE_MAX];
+  place_write(p, where, sizeof where);
   switch (p->refused) {
   case REFUSED_STRING: return error_set(error, POOL_POLICY, "%s%s: a text of more than %d bytes", where, what, (int)POLICY_STRING_MAX);
   case REFUSED_HASH:
