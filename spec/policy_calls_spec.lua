@@ -199,15 +199,16 @@ describe("begin", function()
     assert.matches("the old state: tables nested deeper than 64, or one that contains itself", begins "state.me = state")
     assert.matches("nested deeper than 64", begins "local t = {} for _ = 1, 100 do t = { t } end state.t = t")
     assert.matches("was killed", begins "local t = {} for _ = 1, 40 do t = { t, t } end state.t = t")
-    assert.matches("tune.lua: load: more than 300000 bytes", begins("for i = 1, 40 do state[i] = {} for j = 1, 100 do state[i][j] = { {} } end end",
-      nil, { memory = 300000 }))
+    local large = "for i = 1, 40 do state[i] = {} for j = 1, 100 do state[i][j] = { {} } end end"
+    assert.matches("tune.lua: load: more than 300000 bytes", begins(large, nil, { memory = 300000 }))
     assert.matches("tune.lua: load returned a number: a table is wanted", begins("", ", load = function() return 5 end"))
   end)
 end)
 
 describe("parameters", function()
   it("come as the chunk's ..., a table even when none are given", function()
-    assert.equal("5 x true", said("return ('%s %s %s'):format(params.a, params.b[1], params.c)", { params = { a = 5, b = { "x" }, c = true } }))
+    local params = { a = 5, b = { "x" }, c = true }
+    assert.equal("5 x true", said("return ('%s %s %s'):format(params.a, params.b[1], params.c)", { params = params }))
     assert.equal("table", said "return type(params)")
   end)
 
