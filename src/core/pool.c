@@ -70,6 +70,7 @@ struct pool *pool_create(const struct settings *settings, uint64_t seed) {
   list_init(&p->actions);
   heap_init(&p->expiry);
   queue_init(&p->queue);
+  queue_configure(&p->queue, settings->queue, settings->queue_target, settings->queue_interval);
   slots_init(p);
   return p;
 }
@@ -165,23 +166,24 @@ static enum pool_err pool_line_up(struct pool *p, struct waiter *w) {
   if (w->idle_only) {
     if (!pool_idle_will_do(p)) return line_refuse(p, w, POOL_TIMEOUT);
     w->deadline = usec_after(p->now, p->settings.pre_ping_timeout > 0 ? p->settings.pre_ping_timeout : IDLE_ONLY_WAIT);
-  } else if (line_overfull(p)) {
+  } else if (line_overfull(p, w)) {
     return line_refuse(p, w, POOL_OVERLOADED);
   }
   w->state = WAITER_IN_LINE;
-  queue_add(&p->queue, w);
+  queue_add(&p->queue, w, p->now);
   p->peaks.waiting = int_max(p->peaks.waiting, p->queue.count);
   return POOL_OK;
 }
 
 enum pool_err pool_acquire(struct pool *p, struct waiter *w, usec now) {
   struct slot *s;
-  INSIST(w->state == WAITER_OUT);
+  INSIST(w->state == WAITER_OUT && w->priority <= WAITER_PRIORITY_MAX);
   pool_at(p, now);
   w->slot = NULL;
   w->failed = POOL_OK;
   w->since = p->now;
   w->waited = 0;
+  w->shed = false;
   w->idle_only = w->deadline <= p->now;
   p->counters.arrivals++;
   if (p->queue.count == 0 && !p->paused && (s = line_ready(p)) != NULL) {
@@ -333,6 +335,7 @@ enum pool_err pool_configure(struct pool *p, const struct settings *settings, us
   pool_at(p, now);
   bool ages = settings->recycle != p->settings.recycle || settings->recycle_jitter != p->settings.recycle_jitter;
   p->settings = *settings;
+  queue_configure(&p->queue, settings->queue, settings->queue_target, settings->queue_interval);
   if (ages) pool_shorten(p);
   pool_relimit(p);
   pool_pump(p);

@@ -74,8 +74,10 @@ struct waiter {
   usec waited;           /* out, at GRANT and FAIL */
   /* the pool's own */
   enum waiter_state state;
+  bool shed;             /* out, at FAIL with POOL_OVERLOADED: by codel, not for a full line */
   bool idle_only;        /* came with a deadline already reached: no open is begun for it */
-  struct list line;
+  struct queue_group *group; /* NULL: not in line, or first of all */
+  struct list line, level;
   struct heap_node by_deadline;
   struct todo todo;
 };

@@ -85,17 +85,11 @@ static void assert_lists(const struct pool *p) {
 
 /* The line: in the order of arrival (promise 3), nobody past his deadline (4), one for an idle connection alone only first. */
 static void assert_line(const struct pool *p) {
-  int count = 0;
-  usec since = 0;
   LIST_EACH(l, &p->queue.line) {
     const struct waiter *w = CONTAINER(l, struct waiter, line);
     INSIST(w->state == WAITER_IN_LINE && w->todo.kind == ACTION_NONE && w->deadline > p->now);
-    INSIST(count == 0 || (w->since >= since && !w->idle_only));
-    since = w->since;
-    count++;
   }
-  INSIST(count == p->queue.count);
-  INSIST(queue_deadline(&p->queue) > p->now);
+  queue_assert(&p->queue, p->now);
 }
 
 /* Promise 1. */
@@ -120,7 +114,7 @@ static void assert_progress(const struct pool *p) {
   INSIST(list_empty(&p->suspects));
   if (p->queue.count == 0) return;
   INSIST(line_ready(p) == NULL);
-  if (queue_first(&p->queue)->idle_only) INSIST(p->counts[SLOT_IDLE] + p->counts[SLOT_CHECKING] > 0);
+  if (p->queue.front != NULL) INSIST(p->counts[SLOT_IDLE] + p->counts[SLOT_CHECKING] > 0);
   bool opening = p->counts[SLOT_OPENING] >= pool_max_opening(p) || (p->failing && p->counts[SLOT_OPENING] > 0);
   bool armed = pool_backing_off(p) && pool_deadline(p) <= p->retry_at;
   INSIST(line_need(p) <= 0 || !pool_room(p) || opening || armed);

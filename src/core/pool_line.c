@@ -50,7 +50,7 @@ static void line_fail(struct pool *p, struct waiter *w, enum pool_err kind) {
 
 void line_refuse_all(struct pool *p, enum pool_err kind) {
   struct waiter *w;
-  while ((w = queue_first(&p->queue)) != NULL) line_fail(p, w, kind);
+  while ((w = queue_oldest(&p->queue)) != NULL) line_fail(p, w, kind);
 }
 
 void line_expire(struct pool *p) {
@@ -58,9 +58,16 @@ void line_expire(struct pool *p) {
   while ((w = queue_expired(&p->queue, p->now)) != NULL) {
     line_fail(p, w, p->failing && !w->idle_only ? POOL_CONNECT : POOL_TIMEOUT);
   }
+  while ((w = queue_to_shed(&p->queue, p->now)) != NULL) {
+    w->shed = true;
+    p->counters.shed++;
+    line_fail(p, w, POOL_OVERLOADED);
+  }
 }
 
-bool line_overfull(const struct pool *p) {
+bool line_overfull(const struct pool *p, const struct waiter *w) {
+  int per_key = p->settings.max_waiting_per_key;
+  if (w->key != 0 && per_key > 0 && queue_of_key(&p->queue, w->key) >= per_key) return true;
   int room = int_max(0, p->limit - p->counts[SLOT_LEASED] - p->counts[SLOT_CLOSING]);
   return (int64_t)p->queue.count + 1 > (int64_t)room + p->settings.max_waiting;
 }
@@ -82,15 +89,13 @@ void line_serve(struct pool *p) {
   struct slot *s;
   if (p->paused) return;
   while (p->queue.count > 0 && (s = line_ready(p)) != NULL) {
-    struct waiter *w = queue_first(&p->queue);
-    queue_remove(&p->queue, w);
-    line_grant(p, w, s);
+    line_grant(p, queue_take(&p->queue, p->now), s);
   }
 }
 
 /* ---- need ---- */
 
-static bool line_idle_only(const struct pool *p) { return p->queue.count > 0 && queue_first(&p->queue)->idle_only; }
+static bool line_idle_only(const struct pool *p) { return p->queue.front != NULL; }
 
 /* Opens that will become connections for the line or the idle. */
 static int line_opens(const struct pool *p) { return p->counts[SLOT_OPENING] - p->retiring_opens; }
@@ -130,7 +135,7 @@ void line_meet(struct pool *p) {
   line_check(p);
   line_open(p);
   if (line_idle_only(p) && p->counts[SLOT_CHECKING] + p->counts[SLOT_IDLE] == 0) {
-    line_fail(p, queue_first(&p->queue), POOL_TIMEOUT);
+    line_fail(p, p->queue.front, POOL_TIMEOUT);
   }
 }
 

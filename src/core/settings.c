@@ -65,12 +65,12 @@ static const struct setting pool_rows[] = {
      .help = "the first pause after a failed open"},
     {"backoff_max", "DB_POOL_BACKOFF_MAX", SETTING_DURATION, AT(backoff_max), "0.5", .min = 0.001, .max = SECONDS_MAX, .live = true,
      .help = "the longest pause after failed opens"},
-    {"queue", "DB_POOL_QUEUE", SETTING_CHOICE, AT(queue), "fifo", .choices = queue_choices, .not_yet = "lifo codel", .live = true,
-     .help = "the order in which those in line are served"},
-    {"queue_target", "DB_POOL_QUEUE_TARGET", SETTING_DURATION, AT(queue_target), "0.05", .max = SECONDS_MAX, .later = POLICIES,
-     .live = true, .help = "later: the wait that codel accepts"},
-    {"queue_interval", "DB_POOL_QUEUE_INTERVAL", SETTING_DURATION, AT(queue_interval), "1", .max = SECONDS_MAX, .later = POLICIES,
-     .live = true, .help = "later: how long codel lets the wait stay above queue_target"},
+    {"queue", "DB_POOL_QUEUE", SETTING_CHOICE, AT(queue), "fifo", .choices = queue_choices, .live = true,
+     .help = "first come, first served; lifo: the newest first once the line has stood for queue_interval; codel: sheds once waits were too long for that time"},
+    {"queue_target", "DB_POOL_QUEUE_TARGET", SETTING_DURATION, AT(queue_target), "0.05", .max = SECONDS_MAX,
+     .live = true, .help = "the wait that codel accepts; once overloaded it sheds those who have waited twice as long"},
+    {"queue_interval", "DB_POOL_QUEUE_INTERVAL", SETTING_DURATION, AT(queue_interval), "1", .max = SECONDS_MAX,
+     .live = true, .help = "how long lifo lets the line stand, and codel the wait stay above queue_target"},
 };
 
 const struct settings_table pool_settings_table = {"pool", pool_rows, sizeof pool_rows / sizeof pool_rows[0], sizeof(struct settings)};

@@ -14,6 +14,7 @@ struct counters {
   uint64_t releases;      /* leases ended, by release, loss or withdrawn grant */
   uint64_t timeouts;      /* failed with POOL_TIMEOUT */
   uint64_t rejected;      /* failed with POOL_OVERLOADED */
+  uint64_t shed;          /* those of them that codel sent away */
   uint64_t cancelled;     /* pool_cancel before a grant */
   uint64_t errors;        /* failed with POOL_CONNECT or POOL_CLOSED */
   uint64_t opens;         /* connections opened */
