@@ -79,6 +79,15 @@ describe("an endless loop is killed:", function()
       local mt = { __close = function() while true do pcall(error) end end }
       local function down(n) local x <close> = setmetatable({}, mt) if n == 0 then while true do end end down(n - 1) return 1 end
       down(6000)]] },
+    { "in thousands of __close, each with few but long instructions", [[
+      local a, b = ('x'):rep(65000) .. 1, ('x'):rep(65000) .. 2
+      local mt = { __close = function() local _ = a < b, a < b, a < b, a < b, a < b, a < b, a < b, a < b, a < b, a < b, a < b, a < b end }
+      local function down(n) local x <close> = setmetatable({}, mt) if n == 0 then while true do end end down(n - 1) return 1 end
+      down(6000)]] },
+    { "without a single instruction, of table.sort and pcall alone", [[
+      local m, t = { __call = pcall }, {}
+      for i = 1, 10000 do t[i] = setmetatable({}, m) end
+      table.sort(t, pcall)]] },
     { "in the closing value of a for", [[
       for _ in next, { 1 }, nil, setmetatable({}, { __close = function() while true do end end }) do while true do end end]] },
     { "in __pairs", "for _ in pairs(setmetatable({}, { __pairs = function() while true do end end })) do break end" },
@@ -139,6 +148,28 @@ describe("memory is bounded:", function()
     { "recursion through gsub", "local function f() return ('x'):gsub('.', f) end while true do pcall(f) end" },
     { "recursion through compose", "compose { 'self' }", "C stack overflow" },
   }
+end)
+
+describe("a state that is nearly full", function()
+  it("is collected for each text it makes, and no longer than a call may take", function()
+    local p <close> = assert(core.policy([[
+      local function fill(state) while true do state.t = { state.t } end end
+      return { tick = function(s, state)
+        if not state.full then
+          pcall(fill, state)
+          for _ = 1, 1000 do state.t = state.t[1] end
+          state.full = true
+          return
+        end
+        local long = ('x'):rep(30000)
+        while true do local _ = long .. 'y' end
+      end }]], "bad.lua"))
+    for _ = 1, 10 do p:tick(SNAPSHOT) end -- a call may not have the time to fill it all
+    local _, _, err = p:tick(SNAPSHOT)
+    assert(err.message:find("bad.lua:10: tick " .. KILLED, 1, true), err.message)
+    note("collecting for each text", p:figures().longest)
+    good_still_works()
+  end)
 end)
 
 describe("what runs in C is bounded:", function()

@@ -123,7 +123,10 @@ void *policy_alloc(void *ud, void *block, size_t old_size, size_t new_size) {
   if (!fits || (new_size >= BLOCK_LOOKED_AT && new_size > had)) policy_time_look(p);
   void *made = fits ? realloc(block, new_size) : NULL;
   if (made != NULL) p->figures.memory += new_size - had;
-  if (made == NULL && p->running) where_note(p);
+  if (made == NULL && p->running && p->killed == KILL_NONE) {
+    p->where[0] = '\0';
+    where_note(p);
+  }
   return made;
 }
 
