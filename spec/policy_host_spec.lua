@@ -157,7 +157,7 @@ describe("a state that is nearly full", function()
       return { tick = function(s, state)
         if not state.full then
           pcall(fill, state)
-          for _ = 1, 1000 do state.t = state.t[1] end
+          for _ = 1, 2000 do state.t = state.t[1] end
           state.full = true
           return
         end
