@@ -201,6 +201,10 @@ describe("begin", function()
     assert.matches("was killed", begins "local t = {} for _ = 1, 40 do t = { t, t } end state.t = t")
     local large = "for i = 1, 40 do state[i] = {} for j = 1, 100 do state[i][j] = { {} } end end"
     assert.matches("tune.lua: load: more than 300000 bytes", begins(large, nil, { memory = 300000 }))
+    assert.error_matches(function()
+      local p <close> = policy "return { tick = error }"
+      p:begin(p)
+    end, "a policy cannot follow itself")
     assert.matches("tune.lua: load returned a number: a table is wanted", begins("", ", load = function() return 5 end"))
   end)
 end)

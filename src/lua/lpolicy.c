@@ -59,7 +59,8 @@ static void check_name(lua_State *P, int index, const char *what) {
   if (type != LUA_TNIL) {
     if (type != LUA_TSTRING) luaL_error(P, "%s: name is a %s, not a text", what, luaL_typename(P, -1));
     size_t length = lua_rawlen(P, -1);
-    if (length == 0 || length > POLICY_NAME_MAX) luaL_error(P, "%s: name has %d bytes; 1 to %d are wanted", what, (int)length, POLICY_NAME_MAX);
+    if (length == 0 || length > POLICY_NAME_MAX)
+      luaL_error(P, "%s: name has %d bytes; 1 to %d are wanted", what, (int)length, (int)POLICY_NAME_MAX);
     text_copy(cleaned, sizeof cleaned, lua_tostring(P, -1));
     policy_clean(cleaned);
     if (strlen(cleaned) != length || strcmp(cleaned, lua_tostring(P, -1)) != 0)
@@ -259,9 +260,9 @@ static int begin_body(lua_State *P) {
 
 enum pool_err policy_begin(struct policy *p, struct policy *old, struct pool_error *error) {
   struct call call = {.old = old};
-  INSIST(old == NULL || !old->running);
+  INSIST(old != p && (old == NULL || !old->running));
   enum pool_err err = hook_run(p, POLICY_LOAD, begin_body, &call, error);
-  if (old != NULL && old != p) lua_settop(old->P, 0);
+  if (old != NULL) lua_settop(old->P, 0);
   return err;
 }
 

@@ -2,10 +2,19 @@
 ** lpolicy: a tuning policy in a lua_State of its own, where it can be wrong but not unsafe.
 **
 ** What a policy file may use: base without load, loadfile, dofile, require, collectgarbage, print; math (math.random from the
-** host's seed), table, utf8, string, the costly functions of which are bounded; compose{...}. No io, os, debug, coroutine. Globals and
-** libraries are read-only; no finalizers; text chunks only. Every entry (load, tick, ...) has three limits: CPU time and
-** instructions, watched by a hook whose kill pcall cannot catch, and memory, by the state's own allocator. Nothing is shared with
-** the lua_State of handlers: what crosses is copied, as plain data.
+** host's seed), table, utf8, string without dump, pack, unpack; compose{...}. No io, os, debug, coroutine. Globals and libraries are
+** read-only; text chunks only, of 64 KiB at most. Every entry (load, tick, ...) has three limits: CPU time and instructions, watched by a
+** hook whose kill pcall cannot catch, and memory, by the state's own allocator. Nothing is shared with the lua_State of handlers: what
+** crosses is copied, as plain data.
+**
+** Where it differs from plain Lua, so that no one call takes long and two runs are the same: a text has at most 64 KiB, a table at most
+** 4,096 keys beside 1, 2, 3 ..., pairs and the table functions go through at most 10,000 elements, the latter of tables without a
+** metatable; patterns that may take long on a subject are refused; texts have no arithmetic; setmetatable takes the metamethods as they
+** are when it is called, without __gc and __mode and with a function as __call; pairs and next go by integers, floats, texts,
+** booleans (next is meant for `next(t) == nil`: each call goes through the table); table.sort keeps the order of equals; tostring shows no
+** address. A compiled chunk, what it allocates and the parts of compose all count against the limits.
+**
+** A call overruns its time by one piece of C work at most: the longest known is one collection of a full state, about 8 ms with 16 MiB.
 **
 ** A policy that was killed or failed stays usable: the next call starts afresh; whoever owns it decides whether to go on. Internal to
 ** the room; lua/pool/tuner.lua and lsim.c are its users.
@@ -34,9 +43,10 @@ struct policy_figures {
 
 enum policy_hook { POLICY_TICK, POLICY_ADMIT, POLICY_EVENT, POLICY_WEIGHT, POLICY_LOAD, POLICY_HOOKS };
 
-/* Compiles `source` (text) as a chunk called `chunk`, runs it with the value at `params` of L (a plain table, copied; 0: an empty one) as
-   its `...` and looks at what it returned: a table with at least one hook, name a string, every a number of seconds from 0.01. `library` is the index in L
-   of a table name -> source of what compose{} may name, 0 none. NULL: *error, kind POOL_POLICY, says what and where. */
+/* Compiles `source` (text) as a chunk called `chunk`, runs it with the value at `params` of L (a plain table, copied; 0: an empty one)
+   as its `...` and looks at what it returned: a table with at least one hook, name a text of 1 to 64 bytes, every a number of seconds
+   from 0.01. `library` is the index in L of a table name -> source of what compose{} may name (copied), 0 none. NULL: *error, kind
+   POOL_POLICY, says what and where. L is left as it was; it raises nothing. */
 struct policy *policy_create(lua_State *L, const char *source, size_t length, const char *chunk, int params, int library,
                              const struct policy_limits *, uint64_t seed, struct pool_error *error);
 void policy_destroy(struct policy *); /* takes; NULL is harmless */
@@ -47,16 +57,20 @@ bool policy_has(const struct policy *, enum policy_hook);
 void policy_set_limits(struct policy *, const struct policy_limits *);
 void policy_figures(const struct policy *, struct policy_figures *);
 
-/* Calls load(old state), `old` NULL: load(nil); without a load hook the state is a copy of the old one, or {}. Only plain data is carried:
-   booleans, numbers, texts, tables of such. */
+/* Calls load(old state), `old` (borrowed, not p itself) NULL: load(nil); without a load hook the state is a copy of the old one, or {}.
+   Only plain data is carried: booleans, numbers, texts, tables of such, nested 64 deep at most. On failure (POOL_POLICY) p's state is
+   what it was, {} at first. */
 enum pool_err policy_begin(struct policy *, struct policy *old, struct pool_error *error);
 
-/* tick(s, state) -> changes, reason. *out is what it proposes: out->given 0 when nothing. POOL_POLICY: it raised or was killed, or what it returned is no
-   proposal (each value must be valid for its setting; unknown names, NaN, settings that no policy may change refuse it all). */
-enum pool_err policy_tick(struct policy *, const struct snapshot *, const struct settings *now, struct proposal *out, struct pool_error *error);
+/* tick(s, state) -> changes, reason. *out is what it proposes: out->given 0 when nothing, or when there is no such hook. POOL_POLICY: it
+   raised or was killed, or what it returned is no proposal (each value must be valid for its setting; unknown names, NaN, settings
+   that no policy may change refuse it all). */
+enum pool_err policy_tick(struct policy *, const struct snapshot *, const struct settings *now, struct proposal *out,
+                          struct pool_error *error);
 
-/* admit(s, request): s has the gauges alone (size, max_overflow, limit, total, idle, leased, opening, waiting, queue_age, arrivals, grants, timeouts, rejected), request = {key, priority,
-   timeout}. A hook that fails admits. `key` NULL: none. Returns what it said; only nil or true admit. */
+/* admit(s, request): s has the gauges alone (size, max_overflow, limit, total, idle, leased, opening, waiting, queue_age, arrivals,
+   grants, timeouts, rejected), request = {key, priority, timeout}; no timeout for NEVER. A hook that fails admits. `key` NULL: none.
+   Returns what it said; only nil or true admit. */
 bool policy_admit(struct policy *, const struct stats *, const char *key, size_t key_length, int priority, usec timeout);
 
 /* on_event(e, s): e = {kind = ..., message = ...}; kinds: settings, timeout, overloaded, connect, lost. Nothing is returned. */

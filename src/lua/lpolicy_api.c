@@ -1,6 +1,6 @@
 /*
-** lpolicy_api: the policy host for pool's own Lua files (core.policy, core.dispose, core.snapshot). What a policy does wrong is returned, what
-** the caller does wrong is raised.
+** lpolicy_api: the policy host for pool's own Lua files (core.policy, core.dispose, core.snapshot). What a policy does wrong is
+** returned, what the caller does wrong is raised.
 */
 #include <string.h>
 
@@ -83,6 +83,7 @@ static int true_or_error(lua_State *L, enum pool_err err, const struct pool_erro
 static int lpolicy_begin(lua_State *L) {
   struct pool_error error;
   struct policy *p = lpolicy_check(L, 1), *old = lua_isnoneornil(L, 2) ? NULL : lpolicy_check(L, 2);
+  if (old == p) lerror_misuse(L, "begin: a policy cannot follow itself");
   return true_or_error(L, policy_begin(p, old, &error), &error);
 }
 
@@ -284,8 +285,9 @@ static int api_dispose(lua_State *L) {
 }
 
 void lpolicy_open(lua_State *L) {
-  static const luaL_Reg methods[] = {{"begin", lpolicy_begin},   {"tick", lpolicy_tick},     {"event", lpolicy_event}, {"admit", lpolicy_admit},
-                                     {"weight", lpolicy_weight}, {"figures", lpolicy_figures}, {"close", lpolicy_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"begin", lpolicy_begin}, {"tick", lpolicy_tick},     {"event", lpolicy_event},
+                                     {"admit", lpolicy_admit}, {"weight", lpolicy_weight}, {"figures", lpolicy_figures},
+                                     {"close", lpolicy_close}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", lpolicy_close}, {"__close", lpolicy_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"policy", api_policy}, {"dispose", api_dispose}, {"snapshot", api_snapshot}, {NULL, NULL}};
   static const luaL_Reg snapshot_methods[] = {{"table", lsnapshot_table}, {NULL, NULL}};
