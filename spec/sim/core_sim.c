@@ -25,6 +25,7 @@
 
 #define CALLERS 24
 #define SLOTS_MAX 16
+#define KEYS 4
 #define STEPS_EACH 400
 #define STEPS_DEFAULT 2000000
 
@@ -56,7 +57,8 @@ struct sim {
   bool lagging;          /* actions were left untaken by an earlier step */
   bool resumed;          /* by this very step */
   int disconnects;
-  uint64_t tickets, served;
+  uint64_t tickets;
+  uint64_t served[KEYS][10]; /* the last ticket served of each key and priority, while the line is fifo */
   int badness;           /* per cent of answers that are bad */
   usec leap;             /* the longest that time passes in a step */
   struct caller callers[CALLERS];
@@ -116,6 +118,10 @@ static void draw_settings(struct sim *sim, struct settings *s) {
   s->idle_timeout = ONE_OF(sim, 0, 10000, 30000000);
   s->shrink_after = ONE_OF(sim, 0, 50000, 600000000);
   s->max_waiting = (int)ONE_OF(sim, 0, 1, 4, 10000);
+  s->max_waiting_per_key = (int)ONE_OF(sim, 0, 0, 1, 5);
+  s->queue = (int)draw(sim, 3);
+  s->queue_target = ONE_OF(sim, 0, 1, 20000, 1000000);
+  s->queue_interval = ONE_OF(sim, 0, 1000, 100000, 1000000);
   s->max_opening = (int)draw(sim, 4) + 1;
   s->backoff_min = ONE_OF(sim, 0, 1, 1000, 50000);
   s->backoff_max = s->backoff_min + ONE_OF(sim, 0, 10000, 500000);
@@ -153,11 +159,12 @@ static void take_grant(struct sim *sim, const struct action *a, bool late) {
   struct caller *c = a->waiter->user;
   struct connection *conn = &sim->connections[a->slot->index];
   INSIST(c->state == CALLER_IN_LINE && a->slot->state == SLOT_LEASED);
-  INSIST(c->ticket > sim->served);
+  bool ordered = sim->settings.queue != QUEUE_LIFO && !late;
+  INSIST(!ordered || c->ticket > sim->served[c->waiter.key][c->waiter.priority]);
   INSIST(conn->open && !conn->held && conn->owes == ACTION_NONE);
   INSIST(late || conn->proof == sim->disconnects);
   INSIST(late || !sim->paused);
-  sim->served = c->ticket;
+  if (ordered) sim->served[c->waiter.key][c->waiter.priority] = c->ticket;
   conn->held = true;
   c->slot = a->slot;
   c->state = CALLER_HOLDS;
@@ -217,6 +224,9 @@ static void step_acquire(struct sim *sim) {
   if (c == NULL) return;
   usec patience = ONE_OF(sim, 0, 1, 1000, 100000, 1000000, 30000000, 600000000, NEVER);
   waiter_init(&c->waiter, patience == NEVER ? NEVER : sim->now + patience, c);
+  if (chance(sim, 60)) c->waiter.key = draw(sim, KEYS);
+  if (chance(sim, 40)) c->waiter.priority = (uint8_t)draw(sim, 10);
+  if (chance(sim, 30)) c->waiter.weight = (uint8_t)draw(sim, 4);
   c->state = CALLER_IN_LINE;
   c->ticket = ++sim->tickets;
   enum pool_err err = pool_acquire(sim->pool, &c->waiter, sim->now);
