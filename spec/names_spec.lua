@@ -114,14 +114,13 @@ describe("a name of later work", function()
 
   it("is not there yet, in the module, where any other name is nil", function()
     assert.equal("pool.size_for is not there yet: it comes with the tuning policies", raised(function() return pool.size_for end))
-    assert.equal("pool.sim is not there yet: it comes with the simulator", raised(function() return require "pool.sim" end))
     assert.is_nil(pool.zebra)
     assert.is_nil(pool[5])
   end)
 
   it("is not there yet, as a setting, when a pool is made and when it is changed", function()
     local db <close> = pool.new(URL)
-    for _, name in ipairs { "lanes", "max_waiting_per_key", "policy_time", "policy_memory", "policy_instructions", "probation" } do
+    for _, name in ipairs { "lanes" } do
       local expected = "^" .. name .. " is not there yet: it comes with "
       assert.matches(expected, raised(function() pool.new { database_url = URL, [name] = 1 } end))
       assert.matches(expected, raised(function() db:configure { [name] = 1 } end))

@@ -8,17 +8,15 @@ local function number(value)
 end
 
 local function shown(value)
+  if math.type(value) == "integer" and value < 1000000000 then return tostring(value) end -- to the last digit
   return type(value) == "number" and number(value) or (tostring(value):gsub("%c", "?"))
 end
 
 local function default(setting) return shown(setting.default) end
 
---- What the setting takes: "0..1e9 s", "true, false", "fifo (later: lifo, codel)".
+--- What the setting takes: "0..1e9 s", "true, false", "fifo, lifo, codel".
 local function range(setting)
-  if setting.choices then
-    local later = setting.not_yet and (" (later: %s)"):format(table.concat(setting.not_yet, ", ")) or ""
-    return table.concat(setting.choices, ", ") .. later
-  end
+  if setting.choices then return table.concat(setting.choices, ", ") end
   if setting.type == "flag" then return "true, false" end
   if setting.type == "text" then return "text" end
   local unit = setting.unit == "seconds" and " s" or ""

@@ -78,9 +78,10 @@ error "pool.types is for editors: nothing runs it"
 ---@field max_opening? integer connections being opened at a time, default 4
 ---@field backoff_min? number seconds, the first pause after a failed open, default 0.05
 ---@field backoff_max? number seconds, the longest pause after failed opens, default 0.5
----@field queue? "fifo" the order in which those in line are served
----@field queue_target? number seconds; later: the wait that codel accepts; now 0.05 alone
----@field queue_interval? number seconds; later: how long codel lets the wait stay above queue_target; now 1 alone
+---@field max_waiting_per_key? integer callers of one key in line, default 0: no bound
+---@field queue? "fifo" | "lifo" | "codel" the order in which those in line are served, default fifo; lifo and codel act once the line has stood
+---@field queue_target? number seconds: the wait that codel accepts, default 0.05
+---@field queue_interval? number seconds that lifo lets the line stand, and codel the wait stay above queue_target, default 1
 ---@field database_url? string postgresql://user:password@host:port/database or sqlite:///file.db, default sqlite:///pool.db; not live
 ---@field connect_timeout? number seconds to open a connection, names and every address included, default 10; 0: none
 ---@field reset? "rollback" | "discard" | "none" what makes a returned connection clean, default rollback
@@ -90,6 +91,10 @@ error "pool.types is for editors: nothing runs it"
 ---@field nested? "allow" | "error" a second connection acquired by a task that holds one, default allow
 ---@field null? "absent" | "sentinel" NULL in a row: the key is absent (default), or pool.null; not live
 ---@field leak_after? number seconds after which a lease is reported: where it was acquired, where its task stands, default 60; 0: never
+---@field policy_time? number seconds of processor time of one call of a tuning policy, default 0.02
+---@field policy_memory? integer bytes that a tuning policy's state may take, default 16777216
+---@field policy_instructions? integer Lua instructions of one call of a tuning policy, default 10000000
+---@field probation? integer ticks in which a new version of a policy is watched, default 10; 0: none
 ---@field echo? boolean log every statement, never its parameters, default false
 
 --- One setting as pool.settings() lists it.
@@ -102,7 +107,6 @@ error "pool.types is for editors: nothing runs it"
 ---@field min? number
 ---@field max? number
 ---@field choices? string[]
----@field not_yet? string[] choices of later versions
 ---@field zero? string what 0 means
 ---@field live boolean whether db:configure can change it
 ---@field secret boolean whether its text may hold a password

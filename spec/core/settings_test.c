@@ -68,6 +68,7 @@ static const struct fact {
     {"queue", "DB_POOL_QUEUE", "fifo", NULL},
     {"queue_target", "DB_POOL_QUEUE_TARGET", "0.05", NULL},
     {"queue_interval", "DB_POOL_QUEUE_INTERVAL", "1", NULL},
+    {"max_waiting_per_key", "DB_POOL_MAX_WAITING_PER_KEY", "0", "no bound"},
 };
 
 static void tables_and_defaults(void) {
@@ -177,12 +178,12 @@ static void refusals(void) {
     CHECK_TEXT(refusal("recycle_jitter", "1.5"), "recycle_jitter: 1.5 is out of range: 0 to 1");
     CHECK_TEXT(refusal("max_waiting", "1.5"), "max_waiting: 1.5 is not a whole number");
     CHECK_TEXT(refusal("pre_ping", "maybe"), "pre_ping: \"maybe\" is not true or false");
-    CHECK_TEXT(refusal("queue", "random"), "queue: \"random\" is not one of fifo");
+    CHECK_TEXT(refusal("queue", "random"), "queue: \"random\" is not one of fifo, lifo, codel");
   }
   TEST("the edges of each range are taken") {
     for (int i = 0; i < pool_settings_table.count; i++) {
       const struct setting *r = &pool_settings_table.rows[i];
-      if (r->type == SETTING_FLAG || r->type == SETTING_CHOICE || r->later != NULL) continue;
+      if (r->type == SETTING_FLAG || r->type == SETTING_CHOICE) continue;
       CHECK_TEXT(number_refusal(r->name, r->min), "");
       CHECK_TEXT(number_refusal(r->name, r->max), "");
       CHECK(number_refusal(r->name, r->min - 1)[0] != '\0');
@@ -193,27 +194,13 @@ static void refusals(void) {
     CHECK(strstr(refusal("max_overflow", "-1"), "SQLAlchemy reads -1 as unlimited") != NULL);
     CHECK(strstr(refusal("recycle", "-1"), "for never give 0") != NULL);
   }
-  TEST("lifo and codel are known but not there yet") {
-    CHECK_TEXT(refusal("queue", "lifo"), "queue: lifo is not there yet: it comes with the tuning policies; now it is one of fifo");
-    CHECK(strstr(refusal("queue", "codel"), "not there yet") != NULL);
-    CHECK_TEXT(refusal("queue", "fifo"), "");
-  }
-  TEST("what codel alone would look at takes its default and nothing else until codel is there") {
-    const char *message = "queue_target: 0.2 is not there yet: it comes with the tuning policies; now it is 0.05";
-    CHECK_TEXT(refusal("queue_target", "0.2"), message);
-    CHECK_TEXT(number_refusal("queue_target", 0.2), message);
-    CHECK_TEXT(refusal("queue_interval", "0"), "queue_interval: 0 is not there yet: it comes with the tuning policies; now it is 1");
-    CHECK_TEXT(refusal("queue_target", "-1"), "queue_target: -1 is out of range: 0 to 1000000000 seconds");
-    CHECK_TEXT(refusal("queue_target", "5e-2"), "");
-    CHECK_TEXT(number_refusal("queue_interval", 1), "");
-  }
   TEST("NaN, infinities and fractions of counts are refused as numbers too") {
     CHECK_TEXT(number_refusal("timeout", 0.0 / 0.0), "timeout: nan is not a number of seconds");
     CHECK_TEXT(number_refusal("size", 1e308 * 10), "size: inf is out of range: 0 to 100000");
     CHECK_TEXT(number_refusal("size", -1e308 * 10), "size: -inf is out of range: 0 to 100000");
     CHECK_TEXT(number_refusal("size", 0.5), "size: 0.5 is not a whole number");
     CHECK_TEXT(number_refusal("pre_ping", 1), "pre_ping: 1 is not true or false");
-    CHECK_TEXT(number_refusal("queue", 0), "queue: 0 is not one of fifo");
+    CHECK_TEXT(number_refusal("queue", 0), "queue: 0 is not one of fifo, lifo, codel");
   }
   TEST("what may be a URL or a password is not shown, whichever setting it was given to") {
     CHECK_TEXT(refusal("size", "postgresql://app:hunter2@host/db"), "size: the value is not a whole number");

@@ -22,8 +22,6 @@
 #define SHOWN_MAX 64       /* bytes of a value shown in a message */
 #define DIGITS_MAX 19      /* decimal digits that a uint64_t always holds */
 
-#define POLICIES "the tuning policies"
-
 static const char *const queue_choices[] = {"fifo", "lifo", "codel", NULL};
 
 #define AT(member) offsetof(struct settings, member)
@@ -66,11 +64,11 @@ static const struct setting pool_rows[] = {
     {"backoff_max", "DB_POOL_BACKOFF_MAX", SETTING_DURATION, AT(backoff_max), "0.5", .min = 0.001, .max = SECONDS_MAX, .live = true,
      .help = "the longest pause after failed opens"},
     {"queue", "DB_POOL_QUEUE", SETTING_CHOICE, AT(queue), "fifo", .choices = queue_choices, .live = true,
-     .help = "first come, first served; lifo: the newest first once the line has stood for queue_interval; codel: sheds once waits were too long for that time"},
+     .help = "who in line is next; once it has stood for queue_interval lifo serves the newest first, codel sheds the oldest"},
     {"queue_target", "DB_POOL_QUEUE_TARGET", SETTING_DURATION, AT(queue_target), "0.05", .max = SECONDS_MAX,
      .live = true, .help = "the wait that codel accepts; once overloaded it sheds those who have waited twice as long"},
     {"queue_interval", "DB_POOL_QUEUE_INTERVAL", SETTING_DURATION, AT(queue_interval), "1", .max = SECONDS_MAX,
-     .live = true, .help = "how long lifo lets the line stand, and codel the wait stay above queue_target"},
+     .live = true, .help = "how long lifo lets the line stand, and codel the waits stay above queue_target"},
 };
 
 const struct settings_table pool_settings_table = {"pool", pool_rows, sizeof pool_rows / sizeof pool_rows[0], sizeof(struct settings)};
@@ -203,14 +201,13 @@ static const char *value_quote(const struct setting *row, const char *text, char
   return buffer;
 }
 
-/* "one of fifo, lifo", without the choices that are not there yet. */
+/* "one of fifo, lifo, codel" */
 static const char *setting_choices(const struct setting *row, char *buffer, size_t size) {
   const char *between = "one of ";
   size_t used = 0;
   INSIST(row->choices != NULL && size > 0);
   buffer[0] = '\0';
   for (int i = 0; row->choices[i] && used < size; i++) {
-    if (setting_not_yet(row, row->choices[i])) continue;
     used += (size_t)snprintf(buffer + used, size - used, "%s%s", between, row->choices[i]);
     between = ", ";
   }
@@ -279,25 +276,10 @@ static enum pool_err range_refuse(const struct setting *row, double number, stru
                    row->type == SETTING_DURATION ? " seconds" : "", minus_one_hint(row, number));
 }
 
-/* A setting that does nothing yet takes its default alone, so that nobody believes to have set it. */
-static bool number_later(const struct setting *row, double number) {
-  double fallback;
-  if (row->later == NULL) return false;
-  INSIST(number_read(row->fallback, &fallback));
-  return number != fallback;
-}
-
-static enum pool_err later_refuse(const struct setting *row, double number, struct pool_error *error) {
-  char shown[32];
-  return error_set(error, POOL_SETTINGS, "%s: %s is not there yet: it comes with %s; now it is %s", row->name,
-                   number_write(number, shown, sizeof shown), row->later, row->fallback);
-}
-
 enum pool_err setting_number(const struct setting *row, void *values, double number, struct pool_error *error) {
   if (!setting_numeric(row) || number != number) return number_refuse(row, number, error);
   if (!(number >= row->min && number <= row->max)) return range_refuse(row, number, error);
   if (row->type == SETTING_COUNT && number != (double)(int)number) return number_refuse(row, number, error);
-  if (number_later(row, number)) return later_refuse(row, number, error);
   number_store(row, values, number);
   return POOL_OK;
 }
@@ -321,23 +303,9 @@ static enum pool_err flag_parse(const struct setting *row, void *values, const c
   return text_refuse(row, text, error);
 }
 
-/* Whether `word` is one of the space-separated words of `list`. */
-static bool list_has(const char *list, const char *word) {
-  size_t length = strlen(word);
-  for (const char *p = list; p && *p; p += strcspn(p, " "), p += strspn(p, " "))
-    if (strcspn(p, " ") == length && memcmp(p, word, length) == 0) return true;
-  return false;
-}
-
-bool setting_not_yet(const struct setting *row, const char *choice) { return list_has(row->not_yet, choice); }
-
 static enum pool_err choice_parse(const struct setting *row, void *values, const char *text, struct pool_error *error) {
-  char wanted[128];
   for (int i = 0; row->choices[i]; i++) {
     if (strcmp(row->choices[i], text) != 0) continue;
-    if (setting_not_yet(row, text))
-      return error_set(error, POOL_SETTINGS, "%s: %s is not there yet: it comes with " POLICIES "; now it is %s", row->name, text,
-                       setting_choices(row, wanted, sizeof wanted));
     *(int *)setting_place(row, values) = i;
     return POOL_OK;
   }

@@ -32,8 +32,6 @@ struct setting {
   double min, max;       /* in outside units; unused for flags, choices and text */
   const char *zero;      /* what 0 means, NULL when nothing special */
   const char *const *choices;  /* NULL-terminated, for SETTING_CHOICE */
-  const char *not_yet;   /* space-separated choices known but refused as not yet there; NULL when none */
-  const char *later;     /* what any value but the default comes with, refused until then; NULL: it is there */
   bool live;             /* may change while the pool runs */
   bool secret;           /* printed redacted */
   const char *help;      /* one line, no full stop */
@@ -84,9 +82,6 @@ enum pool_err setting_flag(const struct setting *, void *values, bool flag, stru
 /* Refuses a value that is not even of the right kind: "NAME: GIVEN is not a whole number". `given` is how the value reads in
    the message ("a table"). Fills *error and returns POOL_SETTINGS. */
 enum pool_err setting_refuse(const struct setting *, const char *given, struct pool_error *error);
-
-/* true when `choice` (a name among choices) is known but not there yet. */
-bool setting_not_yet(const struct setting *, const char *choice);
 
 /* The value in outside units: of a SETTING_DURATION (seconds), SETTING_COUNT or SETTING_RATIO. */
 double setting_value(const struct setting *, const void *values);

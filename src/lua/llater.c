@@ -24,7 +24,6 @@ static const struct later_name {
     {LATER_CONNECTION, "copy_in", FAST_PATH},
     {LATER_CONNECTION, "copy_out", FAST_PATH},
     {LATER_MODULE, "size_for", POLICIES},
-    {LATER_MODULE, "sim", "the simulator"},
 };
 
 #define LATER_COUNT (sizeof later_names / sizeof later_names[0])

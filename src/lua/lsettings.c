@@ -249,12 +249,11 @@ static void field_number(lua_State *L, const char *name, const struct setting *r
   lua_setfield(L, -2, name);
 }
 
-/* The choices that are there (not_yet: those that are not), as an array; no field when there is none. */
-static void field_choices(lua_State *L, const char *name, const struct setting *row, bool not_yet) {
+/* The choices as an array; no field when there is none. */
+static void field_choices(lua_State *L, const char *name, const struct setting *row) {
   int count = 0;
   lua_newtable(L);
   for (int i = 0; row->choices != NULL && row->choices[i] != NULL; i++) {
-    if (setting_not_yet(row, row->choices[i]) != not_yet) continue;
     lua_pushstring(L, row->choices[i]);
     lua_rawseti(L, -2, ++count);
   }
@@ -280,8 +279,7 @@ static void row_push(lua_State *L, const struct setting *row, int room) {
     field_number(L, "max", row, row->max);
   }
   field_text(L, "zero", row->zero);
-  field_choices(L, "choices", row, false);
-  field_choices(L, "not_yet", row, true);
+  field_choices(L, "choices", row);
   field_flag(L, "live", row->live);
   field_flag(L, "secret", row->secret);
   field_text(L, "help", row->help);

@@ -35,7 +35,7 @@ enum pool_err lsettings_change(lua_State *L, int index, struct all_settings *all
 void lsettings_push(lua_State *L, const struct all_settings *all);
 
 /* Sets in the table on top of the stack:
-     settings() -> { {name, env, type, unit?, default, min?, max?, zero?, choices?, not_yet?, live, secret, help, room}, ... }
+     settings() -> { {name, env, type, unit?, default, min?, max?, zero?, choices?, live, secret, help, room}, ... }
      parse_setting(name, text) -> value | nil, message      text as in the environment; a message begins with "NAME: "
      check_settings(table) -> table                         as lsettings_read: raises, or gives every setting's value
      change_settings(table, changes) -> table | nil, message   what lsettings_change would make of a pool with these settings */
