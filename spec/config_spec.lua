@@ -345,17 +345,6 @@ describe("settings read by C", function()
     assert.equal('pooler: "pgbouncer" is not one of auto, none, transaction', raised(core.check_settings, { pooler = "pgbouncer" }))
   end)
 
-  it("refuses a setting that does nothing yet, wherever it comes from, but for its default", function()
-    local function message(...) return select(2, config.read(nil, sources(...))) end
-    local refused = "0.2 is not there yet: it comes with the tuning policies; now it is 0.05"
-    assert.equal("queue_target: " .. refused, raised(core.check_settings, { queue_target = 0.2 }))
-    assert.equal("DB_POOL_QUEUE_TARGET: " .. refused, message { DB_POOL_QUEUE_TARGET = "0.2" })
-    assert.equal(".env:1: DB_POOL_QUEUE_TARGET: " .. refused, message(nil, "DB_POOL_QUEUE_TARGET=0.2"))
-    assert.equal("--queue-target: " .. refused, message(nil, nil, { ["queue-target"] = "0.2" }))
-    assert.same({ nil, "queue_target: " .. refused }, { core.change_settings({}, { queue_target = 0.2 }) })
-    assert.equal(0.05, core.check_settings({ queue_target = 0.05 }).queue_target)
-  end)
-
   it("reports the same one of several wrong values every time, whatever the order of a table's keys", function()
     local names = { "timeout", "size", "leak_after", "connect_timeout", "recycle", "max_waiting" }
     for first = 1, #names do
