@@ -4,7 +4,8 @@
 ** Written in Lua, below, and compiled in the state of the policy that calls it, so that it is under the same limits as the rest.
 ** An entry is a name of the library ("usl"), a table with a name and parameters ({"deadline", deadline = 0.5} or {policy = "deadline",
 ** ...}), or a policy itself ({tick = function ...}), which may have been composed too. The state of the whole is one table: the parts'
-** states by their names, so that a part finds its own again after a reload that has changed the others.
+** states by their names, so that a part finds its own again after a reload that has changed the others. A part sees in s.settings what
+** those before it have proposed.
 */
 #include <string.h>
 
@@ -71,7 +72,10 @@ static const char compose_source[] =
     "      if changes ~= nil and type(changes) ~= 'table' then\n"
     "        error(('%s: tick returned a %s: a table of settings, or nothing'):format(part.name, type(changes)), 0)\n"
     "      end\n"
-    "      for name, value in pairs(changes or {}) do merged[name] = value end\n"
+    "      for name, value in pairs(changes or {}) do\n"
+    "        merged[name] = value\n"
+    "        if s.settings[name] ~= nil then s.settings[name] = value end\n"
+    "      end\n"
     "      if reason ~= nil then reasons[#reasons + 1] = reason end\n"
     "    end\n"
     "    return merged, reasons[1] and table.concat(reasons, '; ') or nil\n"
