@@ -1,8 +1,8 @@
 -- aimd: additive increase, multiplicative decrease, as TCP finds its share of a network.
 --
 -- Wait p95 above `wait` with all connections in use: one more, or `grow` of the size. Opens refused: times `refused`. Holds `slow` times
--- what they are at best, with the pool full: times `full`. Otherwise the least that was idle during `window` ticks goes, a fifth of
--- the size at most. Beware: it takes a mixture of fast and slow work for a slow database.
+-- what they are at best, with the pool full: times `full`. Otherwise the least that was idle during `window` ticks goes, a fifth of the
+-- size at most. Beware: it takes a mixture of fast and slow work for a slow database.
 --
 -- Sources: Chiu, Jain 1989; Vibur DBCP's reducer (the least idle of a period).
 --

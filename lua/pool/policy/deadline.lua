@@ -2,9 +2,10 @@
 --
 -- A caller who leaves after `deadline` seconds is served in vain by a pool that lets him wait longer. So the timeout is `share` of the
 -- deadline, less what a statement takes (its p99, smoothed), but never less than half of that. In a burst the line stays first come, first
--- served, which serves everybody; once it has stood for `interval` it is an overload, and the line sheds by the time waited (codel) or serves
--- the newest first (lifo). `target`, the wait that codel accepts, is `holds` median holds as they are when the database is well (the
--- least seen, forgotten at 0.2 % a tick), so that fast and slow databases are treated alike and a slow hour does not lengthen the line.
+-- served, which serves everybody; once it has stood for `interval` it is an overload, and the line sheds by the time waited (codel) or
+-- serves the newest first (lifo). `target`, the wait that codel accepts, is `holds` median holds as they are when the database is well
+-- (the least seen, forgotten at 0.2 % a tick), so that fast and slow databases are treated alike and a slow hour does not lengthen the
+-- line.
 --
 -- Sources: Maurer, "Fail at Scale" (ACM Queue 2015); Zhou and others, "Overload Control for Scaling WeChat Microservices" (SoCC 2018).
 --

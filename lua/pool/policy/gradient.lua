@@ -1,7 +1,7 @@
 -- gradient: the limit follows the ratio of the long-term hold to the present one.
 --
--- limit = limit x max(0.5, min(1, tolerance x long / short)) + queue, smoothed; nothing changes while less than half the limit is in use. For
--- comparison: baselines of latency drift (Netflix's issues 37, 88 and 165), and a pool sees throughput, which is sturdier.
+-- limit = limit x max(0.5, min(1, tolerance x long / short)) + queue, smoothed; nothing changes while less than half the limit is in use.
+-- For comparison: baselines of latency drift (Netflix's issues 37, 88 and 165), and a pool sees throughput, which is sturdier.
 --
 -- Source: Gradient2Limit of Netflix/concurrency-limits.
 --

@@ -1,11 +1,10 @@
 -- guard: leave the database its room, and bring it back gently.
 --
 -- Neighbours: where the database tells how many connections it allows and how many are in use, size + max_overflow never takes more than
--- the others leave, less a `reserve` for people and replication (PostgreSQL keeps three for superusers). Where it does not tell, refusals for
--- want of connections bound the pool at what is open, and the bound grows by one each `regrow` ticks without refusals.
--- Restarts: while opens fail, one at a time is tried; then max_opening doubles each tick up to `openings`, so that a database that
--- comes back is not met by every log-in at once.
--- In a composition it comes last: it bounds what those before it have proposed.
+-- the others leave, less a `reserve` for people and replication (PostgreSQL keeps three for superusers). Where it does not tell, refusals
+-- for want of connections bound the pool at what is open, and the bound grows by one each `regrow` ticks without refusals. Restarts: while
+-- opens fail, one at a time is tried; then max_opening doubles each tick up to `openings`, so that a database that comes back is not met
+-- by every log-in at once. In a composition it comes last: it bounds what those before it have proposed.
 --
 -- Sources: gRPC's connection back-off; the envelope of HikariCP's and PgBouncer's documentation (never all of max_connections).
 --

@@ -1,10 +1,11 @@
 -- hillclimb: tries a little more and a little less, and goes where throughput grows. Knows no model.
 --
--- While the pool is full the size takes two values in turn, `wave` of it apart, for `period` ticks each; when `samples` of each are there, the
--- difference of their throughputs, measured against its own noise, says where to go: up or down by one wave when it is larger than
+-- While the pool is full the size takes two values in turn, `wave` of it apart, for `period` ticks each; when `samples` of each are there,
+-- the difference of their throughputs, measured against its own noise, says where to go: up or down by one wave when it is larger than
 -- `confidence` standard errors, nowhere otherwise. The period is drawn anew each time, so that it cannot keep step with the load.
 --
--- Source: the .NET thread pool's hill climbing (Hellerstein, Morrison, Eilebrecht 2008), with a square wave in place of the Fourier component.
+-- Source: the .NET thread pool's hill climbing (Hellerstein, Morrison, Eilebrecht 2008), with a square wave in place of the Fourier
+-- component.
 --
 -- wave          0.1    share of the size, one connection at least
 -- period        2      ticks, and up to as many more by chance

@@ -1,14 +1,14 @@
 -- usl: as many connections as the load needs, and never more than the database does best with.
 --
--- Demand: Little's law. The mean number of leases L of a tick, and what chance adds to it, L + z sqrt(L); the most of the last `window` ticks
--- is the size. Everything up to the ceiling is overflow: it comes at once when it is needed, and lingers for idle_timeout.
+-- Demand: Little's law. The mean number of leases L of a tick, and what chance adds to it, L + z sqrt(L); the most of the last `window`
+-- ticks is the size. Everything up to the ceiling is overflow: it comes at once when it is needed, and lingers for idle_timeout.
 --
 -- The ceiling: a database that is asked too much at once does less (Gunther's Universal Scalability Law: its throughput at n queries at a
--- time is n / (1 + sigma (n - 1) + kappa n (n - 1)), highest at N* = sqrt((1 - sigma) / kappa)). Only a pool that is full, with a line behind
--- it, shows what its ceiling does, so only then it is looked for: `settle` ticks at a ceiling, then a quarter down, for as long as that
--- costs no throughput. Once three ceilings are known the law is fitted to them and the next one is `headroom` N*, a quarter away at most; where
--- the fit is no such law, the smallest ceiling within `slack` of the best is kept (one step up is tried where down was worse). What
--- was found is doubted after `again` ticks, full or quiet. A database that slows down as a whole looks the same at every ceiling, and
+-- time is n / (1 + sigma (n - 1) + kappa n (n - 1)), highest at N* = sqrt((1 - sigma) / kappa)). Only a pool that is full, with a line
+-- behind it, shows what its ceiling does, so only then it is looked for: `settle` ticks at a ceiling, then a quarter down, for as long as
+-- that costs no throughput. Once three ceilings are known the law is fitted to them and the next one is `headroom` N*, a quarter away at
+-- most; where the fit is no such law, the smallest ceiling within `slack` of the best is kept (one step up is tried where down was worse).
+-- What was found is doubted after `again` ticks, full or quiet. A database that slows down as a whole looks the same at every ceiling, and
 -- leaves it where it is: the law's shape decides, not the time a statement takes.
 --
 -- Sources: Little 1961; Gunther 2007; .NET's thread pool hill climbing (Hellerstein, Morrison, Eilebrecht 2008) for the search.
@@ -22,6 +22,7 @@
 -- slack     0.03    share of throughput that is given for fewer connections
 -- headroom  1.1     times N*
 -- again     60      ticks
+
 local given = ...
 local known = { z = 2, window = 120, floor = 2, ceiling = false, most = 64, settle = 3, slack = 0.03, again = 60, headroom = 1.1 }
 for name in pairs(given) do

@@ -1,7 +1,7 @@
 -- vegas: estimates how many of those in use only wait inside the database, from the best hold ever seen.
 --
--- queue = limit (1 - best / hold): below `alpha` there is room, one more; above `beta` one less, where alpha and beta are multiples of log10 of
--- the limit. Nothing changes while less than half the limit is in use. For comparison: see gradient.
+-- queue = limit (1 - best / hold): below `alpha` there is room, one more; above `beta` one less, where alpha and beta are multiples of
+-- log10 of the limit. Nothing changes while less than half the limit is in use. For comparison: see gradient.
 --
 -- Source: TCP Vegas (Brakmo, Peterson 1995), VegasLimit of Netflix/concurrency-limits.
 --
