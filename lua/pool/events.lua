@@ -101,6 +101,7 @@ end
 ---@return fun() remove takes it off again
 function Pool:on(event, fn)
   check.pool(self, "db:on")
+  self = core.pool_of(self)
   if not EVENTS[event] then
     core.misuse(("db:on: there is no event '%s' (connect, acquire, release, close, timeout, settings)"):format(tostring(event)))
   end

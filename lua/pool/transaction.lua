@@ -162,12 +162,14 @@ end }
 --- Notes that the running task is inside a transaction of `db`; close what it returns.
 local function enter(db, connection)
   local task = core.task_key()
+  db = core.pool_of(db)
   active[task] = active[task] or {}
   active[task][db] = connection
   return setmetatable({ task = task, db = db }, leave)
 end
 
 local function current(db)
+  db = core.pool_of(db)
   local mine = active[core.task_key()]
   return mine and mine[db]
 end

@@ -166,7 +166,10 @@ static enum pool_err pool_line_up(struct pool *p, struct waiter *w) {
   if (w->idle_only) {
     if (!pool_idle_will_do(p)) return line_refuse(p, w, POOL_TIMEOUT);
     w->deadline = usec_after(p->now, p->settings.pre_ping_timeout > 0 ? p->settings.pre_ping_timeout : IDLE_ONLY_WAIT);
-  } else if (line_overfull(p, w)) {
+  } else if (line_crowded(p, w)) {
+    w->crowded = true;
+    return line_refuse(p, w, POOL_OVERLOADED);
+  } else if (line_overfull(p)) {
     return line_refuse(p, w, POOL_OVERLOADED);
   }
   w->state = WAITER_IN_LINE;
@@ -183,7 +186,7 @@ enum pool_err pool_acquire(struct pool *p, struct waiter *w, usec now) {
   w->failed = POOL_OK;
   w->since = p->now;
   w->waited = 0;
-  w->shed = false;
+  w->shed = w->crowded = false;
   w->idle_only = w->deadline <= p->now;
   p->counters.arrivals++;
   if (p->queue.count == 0 && !p->paused && (s = line_ready(p)) != NULL) {

@@ -74,6 +74,7 @@ struct waiter {
   usec waited;           /* out, at GRANT and FAIL */
   /* the pool's own */
   enum waiter_state state;
+  bool crowded;          /* out, at FAIL with POOL_OVERLOADED: its key has max_waiting_per_key in line */
   bool shed;             /* out, at FAIL with POOL_OVERLOADED: by codel, not for a full line */
   bool idle_only;        /* came with a deadline already reached: no open is begun for it */
   struct queue_group *group; /* NULL: not in line, or first of all */

@@ -102,7 +102,8 @@ void line_serve(struct pool *);                       /* grants what is ready */
 void line_meet(struct pool *);                        /* begins the checks and opens that the line needs */
 void line_elide(struct pool *);                       /* calls off opens not begun that nothing needs any more */
 int line_need(const struct pool *);                   /* waiters that no open, young check or young reset will serve */
-bool line_overfull(const struct pool *, const struct waiter *); /* this one more would be more than max_waiting or max_waiting_per_key allows */
+bool line_overfull(const struct pool *);              /* one waiter more would be more than max_waiting allows */
+bool line_crowded(const struct pool *, const struct waiter *); /* the same for its key and max_waiting_per_key */
 bool line_may_open(const struct pool *);
 void line_back_off(struct pool *, const struct slot *, const struct pool_error *);
 usec line_deadline(const struct pool *);

@@ -65,9 +65,12 @@ void line_expire(struct pool *p) {
   }
 }
 
-bool line_overfull(const struct pool *p, const struct waiter *w) {
-  int per_key = p->settings.max_waiting_per_key;
-  if (w->key != 0 && per_key > 0 && queue_of_key(&p->queue, w->key) >= per_key) return true;
+bool line_crowded(const struct pool *p, const struct waiter *w) {
+  int most = p->settings.max_waiting_per_key;
+  return w->key != 0 && most > 0 && queue_of_key(&p->queue, w->key) >= most;
+}
+
+bool line_overfull(const struct pool *p) {
   int room = int_max(0, p->limit - p->counts[SLOT_LEASED] - p->counts[SLOT_CLOSING]);
   return (int64_t)p->queue.count + 1 > (int64_t)room + p->settings.max_waiting;
 }

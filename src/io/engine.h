@@ -25,7 +25,7 @@ enum call_kind {
 enum call_state { CALL_OUT = 0, CALL_IN_LINE, CALL_RUNNING, CALL_HELD /* waits until its connection is fit again */ };
 
 struct call {
-  struct waiter waiter;
+  struct waiter waiter;        /* in, of LEASE and QUERY: key, priority, weight, when weight is not 0; else as waiter_init has them */
   enum call_kind kind;
   enum call_state state;
   struct statement statement;  /* in: QUERY, RUN; its texts must stay until the call ended */

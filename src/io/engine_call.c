@@ -44,7 +44,13 @@ void call_fail(struct call *call, const struct pool_error *error) {
 /* ---- the line ---- */
 
 static void call_enter_line(struct engine *e, struct call *call, usec deadline) {
+  struct waiter asked = call->waiter;
   waiter_init(&call->waiter, deadline, call);
+  if (asked.weight > 0) { /* the caller has said how it asks */
+    call->waiter.key = asked.key;
+    call->waiter.priority = asked.priority;
+    call->waiter.weight = asked.weight;
+  }
   call->conn = NULL;
   call->result = NULL;
   call->error = NULL;

@@ -9,6 +9,7 @@
 
 #include "llater.h"
 #include "lpool.h"
+#include "lview.h"
 
 struct lconnection {
   const void *brand; /* lruntime_branded */
@@ -148,31 +149,15 @@ static int acquire_k(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
-static usec acquire_timeout(lua_State *L, const struct lpool *p) {
-  usec timeout = p->settings.pool.timeout;
-  if (lua_isnoneornil(L, 2)) return timeout;
-  if (!lua_istable(L, 2)) lerror_misuse(L, "db:acquire: a table is wanted ({timeout = seconds}), not %s", luaL_typename(L, 2));
-  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
-    if (strcmp(key, "timeout") == 0)
-      timeout = lruntime_check_seconds(L, -1, "db:acquire timeout");
-    else if (strcmp(key, "key") == 0 || strcmp(key, "priority") == 0)
-      lerror_misuse(L, "db:acquire: '%s' is not there yet (fair sharing comes with the tuning policies)", key);
-    else
-      lerror_misuse(L, "db:acquire: unknown option %s (timeout)", lerror_push_key(L, -2));
-  }
-  return timeout;
-}
-
 int lconnection_acquire(lua_State *L) {
   struct lpool *p = lpool_check(L, 1);
   lua_settop(L, 2);
-  usec timeout = acquire_timeout(L, p);
+  if (!lua_isnil(L, 2)) lview_options(L, 2, p, "db:acquire", &p->ask);
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   struct lcall *q = lquery_begin(t, p);
   ltask_set_line(t, p);
-  engine_lease(p->engine, &q->call, lruntime_after(loop_now(p->runtime->loop), timeout));
+  engine_lease(p->engine, &q->call, lpool_patience(p));
   return lquery_wait(L, t, acquire_k);
 }
 

@@ -159,7 +159,9 @@ static int error_nearest(lua_State *L) {
 
 /* core.check_self(self, type, who, what): a method that is written in Lua was called on what its type's name says. */
 static int error_check_self(lua_State *L) {
-  if (luaL_testudata(L, 1, luaL_checkstring(L, 2))) return 0;
+  const char *type = luaL_checkstring(L, 2);
+  if (luaL_testudata(L, 1, type)) return 0;
+  if (strcmp(type, "pool.Pool") == 0 && luaL_testudata(L, 1, "pool.View")) return 0; /* a view of one is one */
   return lerror_misuse(L, "%s: call it on a %s, with a colon; got %s", luaL_checkstring(L, 3), luaL_checkstring(L, 4), luaL_typename(L, 1));
 }
 

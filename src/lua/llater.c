@@ -8,7 +8,6 @@
 #include "lerror.h"
 
 #define POLICIES "the tuning policies"
-#define SHARING "fair sharing"
 #define FAST_PATH "the fast path"
 
 static const struct later_name {
@@ -16,7 +15,6 @@ static const struct later_name {
   const char *name, *with;
 } later_names[] = {
     {LATER_SETTING, "lanes", FAST_PATH},
-    {LATER_POOL, "with", SHARING},
     {LATER_POOL, "advise", POLICIES},
     {LATER_POOL, "tune", POLICIES},
     {LATER_POOL, "listen", FAST_PATH},

@@ -15,15 +15,27 @@
 
 #include "llater.h"
 #include "lscripted.h"
+#include "lview.h"
 
 static const char pools_key = 0; /* registry: address -> Pool, weak */
 static const char pool_brand = 0;
 
 struct lpool *lpool_check(lua_State *L, int index) {
+  struct lask ask;
   struct lpool *p = lruntime_branded(L, index, &pool_brand, sizeof *p);
+  if (p) {
+    lview_none(&p->ask);
+  } else if (lview_resolve(L, index, &ask)) {
+    p = lua_touserdata(L, index);
+    p->ask = ask;
+  }
   if (!p) lerror_misuse(L, "a pool is wanted (call its methods with a colon: db:query), not %s", luaL_typename(L, index));
   if (!p->engine) lerror_misuse(L, "this pool is gone");
   return p;
+}
+
+usec lpool_patience(const struct lpool *p) {
+  return lruntime_after(loop_now(p->runtime->loop), p->ask.timeout >= 0 ? p->ask.timeout : p->settings.pool.timeout);
 }
 
 /* Pushes the Pool of a struct lpool; nil when the collector is about to take it. */
@@ -280,11 +292,22 @@ void lpool_explain_timeout(struct lpool *p, usec waited, struct pool_error *erro
   error->retryable = true;
 }
 
-void lpool_explain_overload(struct lpool *p, struct pool_error *error) {
+void lpool_explain_overload(struct lpool *p, const struct waiter *w, struct pool_error *error) {
   struct stats s;
+  char waited[32];
+  error->retryable = true;
+  if (w->crowded) {
+    error_set(error, POOL_OVERLOADED, "too many of this key wait for a connection: %d are in line (max_waiting_per_key)",
+              p->settings.pool.max_waiting_per_key);
+    error->retryable = true;
+    return;
+  }
   pool_stats(engine_pool(p->engine), &s);
   error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d",
             s.waiting, p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
+  if (w->shed)
+    error_set(error, POOL_OVERLOADED, "shed after %s s in line: nobody was served within queue_target for queue_interval: %d waiting, %d leased, "
+              "size %d overflow %d", seconds_text(waited, sizeof waited, w->waited), s.waiting, s.leased, s.size, s.max_overflow);
   error->retryable = true;
 }
 
@@ -356,6 +379,7 @@ static int pool_new(lua_State *L) {
   luaL_getmetatable(L, LCONNECTION_NAME);
   lua_setiuservalue(L, -2, LPOOL_CONNECTION_META);
   p->runtime = r;
+  p->key_seed = seed_fresh();
   list_init(&p->noted);
   list_init(&p->closers);
   deferred_init(&p->setups, setups_run);
@@ -366,6 +390,7 @@ static int pool_new(lua_State *L) {
   struct engine_options options = {.pool = p->settings.pool, .db = p->settings.db, .user = p, .seed = seed_fresh()};
   options.events = (struct engine_events){pool_setup_event, pool_closed_event, pool_log, pool_lost_event};
   if (!lua_isnil(L, 2)) pool_script(L, 2, &options);
+  p->settings.db = options.db;
   struct pool_error error;
   p->leases = calloc((size_t)p->settings.pool.size_limit, sizeof *p->leases);
   if (!p->leases) return luaL_error(L, "not enough memory");
@@ -436,6 +461,8 @@ static int close_k(lua_State *L, int status, lua_KContext context) {
 }
 
 static int pool_close(lua_State *L) {
+  struct lask ask;
+  lview_resolve(L, 1, &ask);
   struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
   usec grace = lua_isnoneornil(L, 2) ? 5 * USEC_PER_SECOND : lruntime_check_seconds(L, 2, "db:close grace");
   if (!p->engine || p->closed) return close_done(L);
@@ -527,9 +554,15 @@ void lpool_open(lua_State *L) {
   luaL_newlib(L, methods);
   lquery_open(L);
   lstats_open(L);
+  lview_methods(L);
   lua_pushvalue(L, -1);
   lua_setfield(L, -4, "pool_methods");
   lua_pushcclosure(L, pool_index, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, -3, "__index");
+  luaL_newmetatable(L, LVIEW_NAME);
+  lua_insert(L, -2);
   lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  lua_pop(L, 2);
+  lview_open(L);
 }

@@ -46,6 +46,13 @@ struct note {
   const char *reason; /* or outcome */
 };
 
+/* With what a call asks for a connection: a Pool's own way, or a View's (lview.h). */
+struct lask {
+  usec timeout;     /* -1: the setting */
+  uint64_t key;     /* 0 none */
+  uint8_t priority; /* 0..9 */
+};
+
 struct lpool {
   const void *brand;            /* lruntime_branded */
   struct runtime *runtime;
@@ -61,13 +68,19 @@ struct lpool {
   struct list noted;            /* struct note, oldest first */
   uint64_t leaks;               /* leases that their task did not give back itself */
   uint64_t queries, query_errors;
+  uint64_t key_seed;            /* of the hashes of keys */
+  struct lask ask;              /* of the call that lpool_check has just begun */
 };
 
 /* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease; the guard of
    results on their way into Lua, nil before the first; the Script of a scripted database. */
 enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_SCRIPT = 4, LPOOL_VALUES = 4 };
 
+/* The Pool at index, or the one of the View there, which then stands there instead; lpool.ask says how it asks. Raises for anything else. */
 struct lpool *lpool_check(lua_State *L, int index);
+
+/* By when a call that begins now is to have its connection, by lpool.ask. */
+usec lpool_patience(const struct lpool *);
 
 /* Calls the functions of db:on(event) with the nargs values on top (popped); they may not wait; their errors are logged. The
    Pool is at `index`. */
@@ -78,7 +91,7 @@ void lpool_explain_timeout(struct lpool *, usec waited, struct pool_error *, boo
 
 /* Tells db:on(event) later, if anybody listens. Not in Lua. */
 void lpool_note(struct lpool *, int event_bit, const char *event, uint64_t id, const char *reason);
-void lpool_explain_overload(struct lpool *, struct pool_error *);
+void lpool_explain_overload(struct lpool *, const struct waiter *, struct pool_error *);
 
 void lpool_watch_leaks(struct lpool *); /* a lease began: see to it that it is looked at when it has grown old */
 void lpool_open(lua_State *L);          /* makes the metatable; sets new, pool_methods … in the table on top */

@@ -10,6 +10,7 @@
 
 #include "ljson.h"
 #include "lpool.h"
+#include "lview.h"
 
 _Static_assert(sizeof(struct lcall) <= LTASK_SCRATCH, "a call fits the task's scratch");
 
@@ -71,7 +72,7 @@ static void call_explain(struct lcall *q) {
   if (error->kind == POOL_TIMEOUT)
     lpool_explain_timeout(q->pool, q->call.waiter.waited, error, &q->deadlock);
   else if (error->kind == POOL_OVERLOADED && q->call.waiter.failed == POOL_OVERLOADED)
-    lpool_explain_overload(q->pool, error);
+    lpool_explain_overload(q->pool, &q->call.waiter, error);
   else if (error->kind == POOL_QUERY)
     error_mask_params(error, &q->call.statement);
 }
@@ -106,6 +107,9 @@ struct lcall *lquery_begin(struct task *t, struct lpool *p) {
   q->driver = p->driver;
   q->call.done = lcall_done;
   q->call.borrower = t;
+  q->call.waiter.key = p->ask.key;
+  q->call.waiter.priority = p->ask.priority;
+  q->call.waiter.weight = 1;
   q->undelivered.drop = lcall_drop;
   list_init(&q->undelivered.link);
   return q;
@@ -253,10 +257,12 @@ static int observed_k(lua_State *L, int status, lua_KContext context) {
 }
 
 /* Somebody listens to acquire or release: by way of a lease, in Lua (lua/pool/events.lua). */
-static int query_observed(lua_State *L, const char *name) {
+static int query_observed(lua_State *L, const struct lpool *p, const char *name) {
   lua_getiuservalue(L, 1, LPOOL_HANDLERS);
   lua_getfield(L, -1, name);
   lua_remove(L, -2);
+  lview_push(L, 1, &p->ask);
+  lua_replace(L, 1);
   lua_insert(L, 1);
   lua_callk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, observed_k);
   return lua_gettop(L);
@@ -275,7 +281,7 @@ void lquery_check_nested(lua_State *L, struct lpool *p, struct task *t) {
 
 static int query_start(lua_State *L, const char *who, enum lquery_answer answer) {
   struct lpool *p = lpool_check(L, 1);
-  if (p->events & (EVENT_ACQUIRE | EVENT_RELEASE)) return query_observed(L, who + strlen("db:"));
+  if (p->events & (EVENT_ACQUIRE | EVENT_RELEASE)) return query_observed(L, p, who + strlen("db:"));
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   if (lquery_late(L, t)) return 2;
@@ -287,7 +293,7 @@ static int query_start(lua_State *L, const char *who, enum lquery_answer answer)
   }
   if (!lquery_statement(L, q, 2, who)) return 2;
   ltask_set_line(t, p);
-  engine_query(p->engine, &q->call, lruntime_after(loop_now(p->runtime->loop), p->settings.pool.timeout));
+  engine_query(p->engine, &q->call, lpool_patience(p));
   return lquery_wait(L, t, query_k);
 }
 

@@ -59,6 +59,7 @@ static void stats_counters(lua_State *L, const struct counters *c) {
   set_integer(L, "releases", (int64_t)c->releases);
   set_integer(L, "timeouts", (int64_t)c->timeouts);
   set_integer(L, "rejected", (int64_t)c->rejected);
+  set_integer(L, "shed", (int64_t)c->shed);
   set_integer(L, "cancelled", (int64_t)c->cancelled);
   set_integer(L, "errors", (int64_t)c->errors);
   set_integer(L, "opens", (int64_t)c->opens);
