@@ -46,11 +46,12 @@ void engine_settle(struct engine *e) {
   }
 }
 
-static void engine_ticked(struct timer *t) {
-  struct engine *e = CONTAINER(t, struct engine, tick);
+void engine_refresh(struct engine *e) {
   pool_tick(e->core, engine_now(e));
   engine_settle(e);
 }
+
+static void engine_ticked(struct timer *t) { engine_refresh(CONTAINER(t, struct engine, tick)); }
 
 static void engine_log(void *user, const char *level, const char *message) {
   struct engine *e = user;

@@ -110,6 +110,7 @@ void engine_setup_done(struct conn *, const struct pool_error *error); /* NULL: 
 /* ---- the pool ---- */
 
 enum pool_err engine_configure(struct engine *, const struct settings *, const struct db_settings *, struct pool_error *);
+void engine_refresh(struct engine *);         /* brings the pool to now, as its timer would: for figures that are as of now */
 void engine_invalidate(struct engine *);
 void engine_pause(struct engine *);
 void engine_resume(struct engine *);

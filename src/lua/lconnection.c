@@ -9,6 +9,7 @@
 
 #include "llater.h"
 #include "lpool.h"
+#include "lmeter.h"
 #include "lview.h"
 
 struct lconnection {
@@ -156,6 +157,7 @@ int lconnection_acquire(lua_State *L) {
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   struct lcall *q = lquery_begin(t, p);
+  if (p->policy && !lmeter_admit(p, &q->call.waiter.weight)) return lmeter_refuse(L);
   ltask_set_line(t, p);
   engine_lease(p->engine, &q->call, lpool_patience(p));
   return lquery_wait(L, t, acquire_k);

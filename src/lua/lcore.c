@@ -5,6 +5,7 @@
 #include "lerror.h"
 #include "ljson.h"
 #include "llater.h"
+#include "lmeter.h"
 #include "lpolicy.h"
 #include "lpool.h"
 #include "lrows.h"
@@ -15,6 +16,7 @@
 #include "lsignal.h"
 #include "lsim.h"
 #include "ltask.h"
+#include "lticker.h"
 #include "ltrace.h"
 
 int luaopen_pool_core(lua_State *L) {
@@ -35,5 +37,7 @@ int luaopen_pool_core(lua_State *L) {
   lserver_open(L);
   lsignal_open(L);
   lsim_open(L);
+  lmeter_open(L);
+  lticker_open(L);
   return 1;
 }

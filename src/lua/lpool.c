@@ -473,7 +473,8 @@ static int pool_close(lua_State *L) {
 
 /* ---- live changes ---- */
 
-static int pool_configure_live(lua_State *L) {
+/* `by`: who does it, for db:on("settings"). */
+static int pool_configure_as(lua_State *L, const char *by) {
   struct lpool *p = lpool_check(L, 1);
   if (!lua_istable(L, 2)) return lerror_misuse(L, "db:configure: a table of settings is wanted, not %s", luaL_typename(L, 2));
   struct all_settings *wanted = lua_newuserdatauv(L, sizeof *wanted, 0);
@@ -489,11 +490,16 @@ static int pool_configure_live(lua_State *L) {
   if (p->events & EVENT_SETTINGS) {
     lua_pushvalue(L, -1);
     lua_pushvalue(L, -3);
-    lua_pushliteral(L, "configure");
+    lua_pushstring(L, by);
     lpool_emit(L, 1, "settings", 3);
   }
   return 1;
 }
+
+static int pool_configure_live(lua_State *L) { return pool_configure_as(L, "configure"); }
+
+/* core.configure_by(db, changes, by): for pool's own files. */
+static int pool_configure_by(lua_State *L) { return pool_configure_as(L, luaL_checkstring(L, 3)); }
 
 static int pool_pause_now(lua_State *L) {
   engine_pause(lpool_check(L, 1)->engine);
@@ -542,7 +548,7 @@ static void weak_table(lua_State *L) {
 
 void lpool_open(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"new", pool_new}, {"set_handlers", pool_set_handlers}, {"begin_sql", pool_begin_sql}, {NULL, NULL}};
+      {"new", pool_new}, {"set_handlers", pool_set_handlers}, {"begin_sql", pool_begin_sql}, {"configure_by", pool_configure_by}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"acquire", lconnection_acquire}, {"configure", pool_configure_live}, {"pause", pool_pause_now},
                                      {"resume", pool_resume_now},      {"invalidate", pool_invalidate_now}, {"close", pool_close},
                                      {NULL, NULL}};

@@ -51,6 +51,8 @@ struct lask {
   usec timeout;     /* -1: the setting */
   uint64_t key;     /* 0 none */
   uint8_t priority; /* 0..9 */
+  const char *key_text; /* as it was given, cut when long; borrowed for the call, NULL without a key */
+  size_t key_length;
 };
 
 struct lpool {
@@ -68,13 +70,17 @@ struct lpool {
   struct list noted;            /* struct note, oldest first */
   uint64_t leaks;               /* leases that their task did not give back itself */
   uint64_t queries, query_errors;
+  uint64_t refused;             /* calls that the policy did not let in */
+  struct histogram query;       /* how long statements took, their line left out */
+  struct policy *policy;        /* the tuner's, when it is asked at the door; NULL: nobody is. Borrows: LPOOL_POLICY keeps it */
   uint64_t key_seed;            /* of the hashes of keys */
+  char key_number[24];          /* text of the last key that was a number */
   struct lask ask;              /* of the call that lpool_check has just begun */
 };
 
 /* User values of a Pool: what db:on was given, a table of Lua's; the metatable of its Connections, at hand for each lease; the guard of
-   results on their way into Lua, nil before the first; the Script of a scripted database. */
-enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_SCRIPT = 4, LPOOL_VALUES = 4 };
+   results on their way into Lua, nil before the first; the Script of a scripted database; the policy that is asked at the door. */
+enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_SCRIPT = 4, LPOOL_POLICY = 5, LPOOL_VALUES = 5 };
 
 /* The Pool at index, or the one of the View there, which then stands there instead; lpool.ask says how it asks. Raises for anything else. */
 struct lpool *lpool_check(lua_State *L, int index);
@@ -112,6 +118,7 @@ struct lcall {
   uint8_t answer;
   uint8_t stage;              /* enum call_state when it was left */
   bool deadlock;
+  usec began;                 /* when the wait did */
   struct param params[2];
 };
 

@@ -10,6 +10,7 @@
 
 #include "ljson.h"
 #include "lpool.h"
+#include "lmeter.h"
 #include "lview.h"
 
 _Static_assert(sizeof(struct lcall) <= LTASK_SCRATCH, "a call fits the task's scratch");
@@ -115,7 +116,11 @@ struct lcall *lquery_begin(struct task *t, struct lpool *p) {
   return q;
 }
 
-int lquery_wait(lua_State *L, struct task *t, lua_KFunction continuation) { return ltask_wait(L, t, lcall_abort, continuation); }
+int lquery_wait(lua_State *L, struct task *t, lua_KFunction continuation) {
+  struct lcall *q = ltask_scratch(t);
+  q->began = loop_now(q->pool->runtime->loop);
+  return ltask_wait(L, t, lcall_abort, continuation);
+}
 
 /* ---- statements ---- */
 
@@ -184,6 +189,15 @@ static const char *stage_doing(const struct lcall *q) {
   return q->stage == CALL_IN_LINE ? "waiting for a connection" : q->stage == CALL_OUT ? "about to begin" : "waiting for the database";
 }
 
+/* How long the statement took, whatever came of it; its line does not count. */
+static void lcall_time(struct lcall *q) {
+  const struct call *call = &q->call;
+  const struct waiter *w = &call->waiter;
+  bool line = call->kind == CALL_QUERY;
+  if ((line && w->failed != POOL_OK) || (!line && call->kind != CALL_RUN)) return;
+  histogram_record(&q->pool->query, loop_now(q->pool->runtime->loop) - (line ? w->since + w->waited : q->began));
+}
+
 bool lquery_ok(lua_State *L, struct task *t, struct lcall *q, int index) {
   if (ltask_interrupted(t) != POOL_OK) {
     lua_pushfstring(L, "the deadline passed while %s", stage_doing(q));
@@ -195,6 +209,7 @@ bool lquery_ok(lua_State *L, struct task *t, struct lcall *q, int index) {
     }
     return false;
   }
+  lcall_time(q);
   if (!q->call.error) return true;
   query_push_error(L, q);
   q->pool->query_errors++;
@@ -292,6 +307,7 @@ static int query_start(lua_State *L, const char *who, enum lquery_answer answer)
     q->call.statement.script = true;
   }
   if (!lquery_statement(L, q, 2, who)) return 2;
+  if (p->policy && !lmeter_admit(p, &q->call.waiter.weight)) return lmeter_refuse(L);
   ltask_set_line(t, p);
   engine_query(p->engine, &q->call, lpool_patience(p));
   return lquery_wait(L, t, query_k);

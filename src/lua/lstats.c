@@ -88,12 +88,14 @@ static int pool_stats_table(lua_State *L) {
   stats_counters(L, &s->counters);
   set_integer(L, "queries", (int64_t)p->queries);
   set_integer(L, "query_errors", (int64_t)p->query_errors);
+  set_integer(L, "refused", (int64_t)p->refused);
   set_integer(L, "leaks", (int64_t)p->leaks);
   set_number(L, "utilization", stats_utilization(s));
   set_seconds(L, "leased_seconds", s->leased_time);
   set_histogram(L, "wait", &s->wait);
   set_histogram(L, "hold", &s->hold);
   set_histogram(L, "open_time", &s->open_time);
+  set_histogram(L, "query", &p->query);
   usec alive = engine_last_alive(p->engine);
   if (alive > 0) set_seconds(L, "last_alive", loop_update(p->runtime->loop) - alive);
   lsettings_push(L, &p->settings);

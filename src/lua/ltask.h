@@ -21,7 +21,7 @@ struct task;
 struct runtime;
 
 #define LTASK_NAME "pool.Task"
-#define LTASK_SCRATCH 368 /* bytes for the operation under way */
+#define LTASK_SCRATCH 384 /* bytes for the operation under way */
 
 /* Withdraws what the task waits for: after it returns, nothing will wake the task for that. Also where it was woken and then
    cancelled before its continuation ran: it gives up what came, and the continuation's clean-up is its. Not in Lua: must not raise. */

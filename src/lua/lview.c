@@ -13,9 +13,12 @@
 
 static const char view_brand = 0;
 
+enum { KEY_SHOWN = 64 };
+
 struct lview {
   const void *brand;
-  struct lask ask;
+  struct lask ask;      /* its key_text is `key` */
+  char key[KEY_SHOWN]; /* as it was given, cut when long */
 };
 
 enum { VIEW_POOL = 1, VIEW_VALUES = 1 };
@@ -39,6 +42,10 @@ void lview_push(lua_State *L, int pool, const struct lask *ask) {
   struct lview *v = lua_newuserdatauv(L, sizeof *v, VIEW_VALUES);
   v->brand = &view_brand;
   v->ask = *ask;
+  if (ask->key_text) {
+    v->ask.key_length = ask->key_length < KEY_SHOWN ? ask->key_length : KEY_SHOWN;
+    v->ask.key_text = memcpy(v->key, ask->key_text, v->ask.key_length);
+  }
   luaL_setmetatable(L, LVIEW_NAME);
   lua_pushvalue(L, pool);
   lua_setiuservalue(L, -2, VIEW_POOL);
@@ -54,15 +61,17 @@ static uint64_t key_hash(const struct lpool *p, const char *key, size_t length) 
   return h ? h : 1; /* 0 is no key */
 }
 
-static uint64_t key_check(lua_State *L, const struct lpool *p, const char *who) {
-  size_t length;
-  if (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1))
+/* The text stays where it is, with the options; that of a number, which lua_next forbids to become one in place, with the Pool. */
+static void key_check(lua_State *L, struct lpool *p, const char *who, struct lask *ask) {
+  if (lua_isinteger(L, -1)) {
+    ask->key_length = (size_t)snprintf(p->key_number, sizeof p->key_number, LUA_INTEGER_FMT, lua_tointeger(L, -1));
+    ask->key_text = p->key_number;
+  } else if (lua_type(L, -1) == LUA_TSTRING) {
+    ask->key_text = lua_tolstring(L, -1, &ask->key_length);
+  } else {
     lerror_misuse(L, "%s: key must be a string or an integer (a tenant's name or number), not %s", who, luaL_typename(L, -1));
-  lua_pushvalue(L, -1); /* a number on the way through lua_next must not become a string */
-  const char *key = lua_tolstring(L, -1, &length);
-  uint64_t hash = key_hash(p, key, length);
-  lua_pop(L, 1);
-  return hash;
+  }
+  ask->key = key_hash(p, ask->key_text, ask->key_length);
 }
 
 static uint8_t priority_check(lua_State *L, const char *who) {
@@ -71,7 +80,7 @@ static uint8_t priority_check(lua_State *L, const char *who) {
   return (uint8_t)lua_tointeger(L, -1);
 }
 
-void lview_options(lua_State *L, int index, const struct lpool *p, const char *who, struct lask *ask) {
+void lview_options(lua_State *L, int index, struct lpool *p, const char *who, struct lask *ask) {
   char what[48];
   if (!lua_istable(L, index))
     lerror_misuse(L, "%s: a table is wanted ({timeout = seconds, key = ..., priority = 0..9}), not %s", who, luaL_typename(L, index));
@@ -79,7 +88,7 @@ void lview_options(lua_State *L, int index, const struct lpool *p, const char *w
   for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
     const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
     if (strcmp(name, "timeout") == 0) ask->timeout = lruntime_check_seconds(L, -1, what);
-    else if (strcmp(name, "key") == 0) ask->key = key_check(L, p, who);
+    else if (strcmp(name, "key") == 0) key_check(L, p, who, ask);
     else if (strcmp(name, "priority") == 0) ask->priority = priority_check(L, who);
     else lerror_misuse(L, "%s: unknown option %s (timeout, key, priority)", who, lerror_push_key(L, -2));
   }

@@ -13,7 +13,7 @@ void lview_none(struct lask *);                                        /* as a P
 bool lview_resolve(lua_State *L, int index, struct lask *ask);
 void lview_push(lua_State *L, int pool, const struct lask *ask);       /* a View of the Pool at index `pool` */
 /* Reads {timeout=, key=, priority=} at the absolute index into *ask, which keeps what is not named. Raises naming `who`. */
-void lview_options(lua_State *L, int index, const struct lpool *, const char *who, struct lask *ask);
+void lview_options(lua_State *L, int index, struct lpool *, const char *who, struct lask *ask);
 void lview_methods(lua_State *L);                                      /* sets with in the Pool's methods on top */
 void lview_open(lua_State *L);                                         /* sets pool_of in the table on top */
 
