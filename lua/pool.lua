@@ -19,6 +19,7 @@ require "pool.session"
 require "pool.events"
 require "pool.rows"
 require "pool.probe"
+require "pool.tuner"
 
 ---@class pool
 local pool = {

@@ -11,6 +11,7 @@ usage: pool VERB [ARGUMENT...]
 
   serve APP.LUA      serve an application over HTTP
   run SCRIPT.LUA     run a Lua script with pool at hand
+  simulate POLICY    judge a tuning policy in virtual time
   settings           list every setting: default, range, environment variable; or its value here
   version            print the version
   help [VERB]        this text, or the one of a verb (as VERB --help)
@@ -25,6 +26,7 @@ ready to answer. SIGTERM and SIGINT stop it gracefully: no new requests, 5 secon
 503; a second one stops it at once.
 
   --listen HOST:PORT   where to listen, default 127.0.0.1:8080; port 0 picks a free one
+  --policy FILE|NAME   a tuning policy: a file, reloaded when it is saved and on SIGHUP, or a built-in one (default, fixed, ...)
   --dev                causes of errors in responses: for development alone
   --NAME VALUE         any setting, as `pool settings` lists them: --size 20, --database-url=sqlite:///pool.db;
                        those that are on or off: --pre-ping, --no-pre-ping
@@ -43,12 +45,13 @@ Lists every setting: its default, range, environment variable, whether it can ch
   --values     what each is set to here and where that comes from: the environment, .env of this directory, the database's
                URL or the default; passwords are not shown
 ]],
+  simulate = require("pool.simulate").HELP,
   version = "usage: pool version\n",
   help = "usage: pool help [VERB]\n",
 }
 
-local LATER_VERBS = { simulate = true, size = true, advise = true, top = true }
-local LATER_FLAGS = { "admin", "workers", "watch", "policy", "record", "check" }
+local LATER_VERBS = { size = true, advise = true, top = true }
+local LATER_FLAGS = { "admin", "workers", "watch", "record", "check" }
 
 local function complain(...) io.stderr:write("pool: ", ..., "\n") end
 
@@ -59,7 +62,7 @@ end
 
 --- Flags of `serve`: its own, those of later, every setting.
 local function serve_flags(core)
-  local known = { listen = { value = true }, dev = {}, help = {} }
+  local known = { listen = { value = true }, policy = { value = true }, dev = {}, help = {} }
   for _, name in ipairs(LATER_FLAGS) do known[name] = { value = true, later = true } end
   for name, with in pairs(core.later.setting) do known[(name:gsub("_", "-"))] = { value = true, later = with } end
   for _, setting in ipairs(core.settings()) do
@@ -109,7 +112,6 @@ local function log_start(pool, db)
   local now = db:stats().settings
   pool.log("info", ("database %s"):format(now.database_url), {})
   pool.log("info", ("pool size %d, max_overflow %d"):format(now.size, now.max_overflow), {})
-  pool.log("info", "reload off (not there yet)", {})
 end
 
 --- Listens, prints where, and waits for a signal; returns when every request is answered or cut.
@@ -156,10 +158,26 @@ end
 -- What ends the serving task well: raised, so that what the application spawned and left running is cancelled, not awaited.
 local STOPPED = {}
 
+--- The tuner of a server's pool: what it is, for the log; nil and what is wrong.
+local function start_tuner(pool, core, db, policy)
+  if not policy then
+    pool.log("info", "no tuning policy; reload off", {})
+    return true
+  end
+  local tuner, err = db:tune(policy)
+  if not tuner then return nil, err end
+  local path = tuner:status().path
+  pool.log("info", path and ("reload on: %s is watched, SIGHUP reads it again"):format(path) or "reload off: a built-in policy", {})
+  return true, core.hangup_watch(function() tuner:reload() end)
+end
+
 local function serve_in_task(pool, core, path, db, options)
   local application, message = load_app(path)
   if not application then return nil, message end
   log_start(pool, db) -- before the hooks, which may wait long for a database that does not answer
+  local tuned, hangups = start_tuner(pool, core, db, options.policy)
+  if not tuned then return nil, hangups end
+  local _ <close> = hangups
   run_hooks(application, "start", db)
   local done, err = listen(pool, core, application, db, options)
   run_hooks(application, "stop", db)
@@ -202,7 +220,7 @@ function verbs.serve(args)
   local made, db = pcall(pool.new, settings)
   if not made then return misuse("serve: " .. tostring(db):gsub("^pool%.new: ", "")) end
   local _, done, err = xpcall(pool.run, failure, serve_in_task, pool, core, rest[1], db,
-    { host = host, port = port, dev = values.dev == "true" })
+    { host = host, port = port, dev = values.dev == "true", policy = values.policy })
   if done == STOPPED then return 0 end
   complain(tostring(done or err))
   return FAILED
@@ -258,6 +276,10 @@ function verbs.settings(args)
   if values.help then return io.stdout:write(HELP.settings) and 0 end
   if #rest > 0 then return misuse(("settings: %s is one argument too many"):format(rest[1])) end
   return settings_print(values)
+end
+
+function verbs.simulate(args)
+  return require("pool.simulate").main(args, complain, misuse)
 end
 
 function verbs.version(args)

@@ -5,7 +5,8 @@
 ---   release(conn, outcome)   ... and gives it back: "clean", "reset", "lost", "retired"
 ---   close(id, reason)        a connection was closed: "closed", "lost", or "failed" in its set-up
 ---   timeout(err)             somebody waited in vain
----   settings(new, old, by)   db:configure changed something
+---   settings(new, old, by)   db:configure changed something, or a policy
+---   policy(what, version, reason)   a tuning policy went live, proposed, was rolled back: what tuner:history() keeps
 ---
 --- None but connect may wait; their errors are logged. They run inside the call they tell of, or soon after where that is no call: a
 --- close, the release of a lease that nobody gave back (its conn has only its id left). While somebody listens to acquire or
@@ -15,7 +16,7 @@ local check = require "pool.check"
 local core = require "pool.core"
 
 local Pool = core.pool_methods
-local EVENTS = { connect = true, acquire = true, release = true, close = true, timeout = true, settings = true }
+local EVENTS = { connect = true, acquire = true, release = true, close = true, timeout = true, settings = true, policy = true }
 
 --- Pool -> event -> list of registrations, { fn = function }: one function may be there twice.
 local listeners = setmetatable({}, { __mode = "k" })
@@ -96,14 +97,14 @@ local function remove(db, functions, event, registration)
   changed(db, functions)
 end
 
----@param event "connect" | "acquire" | "release" | "close" | "timeout" | "settings"
+---@param event "connect" | "acquire" | "release" | "close" | "timeout" | "settings" | "policy"
 ---@param fn function
 ---@return fun() remove takes it off again
 function Pool:on(event, fn)
   check.pool(self, "db:on")
   self = core.pool_of(self)
   if not EVENTS[event] then
-    core.misuse(("db:on: there is no event '%s' (connect, acquire, release, close, timeout, settings)"):format(tostring(event)))
+    core.misuse(("db:on: there is no event '%s' (connect, acquire, release, close, timeout, settings, policy)"):format(tostring(event)))
   end
   check.fn(fn, "db:on")
   local functions = listeners[self] or {}
@@ -115,3 +116,13 @@ function Pool:on(event, fn)
   changed(self, functions)
   return function() remove(self, functions, event, registration) end
 end
+
+return {
+  --- Calls the functions of an event that comes up in Lua.
+  tell = function(db, event, ...)
+    for _, registration in ipairs((listeners[db] or {})[event] or {}) do
+      local fine, err = pcall(registration.fn, ...)
+      if not fine then log_failure(event, text_of(err)) end
+    end
+  end,
+}

@@ -65,11 +65,12 @@ local function figures_of(policy)
 end
 
 ---@class pool.sim.Options
----@field policy? string | table | fun(snapshot: table): table?, string? a path, a built-in's name, { policy = name or path, ...parameters }, or a function; nil: the settings stay
+---@field policy? string | table | function a path, a name, { policy = either, ...parameters }, or a tick function; nil: the settings stay
 ---@field settings? pool.Settings those of the pool; the defaults for what is not given, whatever the environment says
 ---@field limits? table<string, number[]> name = {low, high}: what the policy may not leave; default size 1..64, max_overflow 0..64
 ---@field workload string | table a name ("W2", "steady"), a file's path, a source of requests or an array of them
----@field database? table connect (seconds, or {round_trip=, work=}), max_connections, usl = {sigma=, kappa=}, faults = {{kind=, at=, seconds=, value=}, ...}
+---@field database? table connect (seconds, or {round_trip=, work=}), max_connections, usl = {sigma=, kappa=},
+--- faults = {{kind=, at=, seconds=, value=}, ...}
 ---@field duration? number seconds, default 300
 ---@field warmup? number seconds whose requests do not count, default 0
 ---@field seed? integer default 1
@@ -79,8 +80,9 @@ end
 
 --- Runs one simulation. Misuse raises; a policy that cannot be loaded is nil, err (kind policy).
 ---@param options pool.sim.Options
----@return table? result { requests, offered, served, good, timeouts, rejected, errors, cancelled, in_system, retried, goodput, wait = {count, mean,
---- variance, p50, p95, p99, max}, response, connections = {mean, max}, line, opens, open_failures, opens_per_minute, utilization, score, scores,
+---@return table? result { requests, offered, served, good, timeouts, rejected, errors, cancelled, in_system, retried, goodput,
+--- wait = {count, mean, variance, p50, p95, p99, max}, response, connections = {mean, max}, line, opens, open_failures,
+--- opens_per_minute, utilization, score, scores,
 --- timeline = {{at, arrivals, served, good, failed, waiting, size, open, leased, wait_p50, wait_p99, ...}, ...},
 --- decisions = {{at, before, changes, reason | refused}, ...}, policy = {name, calls, errors, mean, longest, memory} }
 ---@return any err
@@ -93,6 +95,8 @@ function sim.run(options)
   local result, err = core.simulate(made, policy)
   local figures = figures_of(policy)
   if not result then return nil, err end
+  core.array(result.decisions)
+  core.array(result.timeline)
   result.seed, result.duration, result.warmup = made.seed, made.duration, made.warmup
   if figures then
     figures.name = name
@@ -163,8 +167,9 @@ local function card_means(rows, seeds)
 end
 
 --- Runs every policy on every workload with the same seeds, and compares them pairwise with the first.
----@param options { policies: table, workloads: string[], seeds?: integer, seed?: integer, settings?: table, limits?: table, duration?: number }
----@return table? cards { {label, mean, interval, worst, workloads = {{name, mean, interval, scores, difference?, difference_interval?}, ...}}, ... }
+---@param options table { policies, workloads, seeds = 10, seed = 1, settings?, limits?, duration? }
+---@return table? cards { {label, mean, interval, worst,
+--- workloads = {{name, mean, interval, scores, difference?, difference_interval?}, ...}}, ... }
 ---@return any err
 function sim.compare(options)
   local cards = {}

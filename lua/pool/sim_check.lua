@@ -103,7 +103,8 @@ local function rate_of(given, what)
   local points = {}
   for i, point in ipairs(given) do
     if type(point) ~= "table" then fail("%s[%d]: a point is {seconds, rate}, not %s", what, i, shown(point)) end
-    points[i] = { number(point[1], ("%s[%d][1]"):format(what, i), 0, FOREVER), number(point[2], ("%s[%d][2]"):format(what, i), 0, RATE_MAX) }
+    local where = ("%s[%d]"):format(what, i)
+    points[i] = { number(point[1], where .. "[1]", 0, FOREVER), number(point[2], where .. "[2]", 0, RATE_MAX) }
   end
   if #points == 0 then fail("%s: a number, or points {{seconds, rate}, ...}, is wanted", what) end
   return points
@@ -158,8 +159,8 @@ local function source_of(given, what)
   check_names(given.arrival, ARRIVALS[kind].known, what .. ".arrival")
   local made = ARRIVALS[kind].read(given.arrival, what .. ".arrival")
   made.kind = kind
-  made.services = kind == "trace" and given.service == nil and { { kind = "deterministic", mean = 0, share = 1, cv = 1, k = 2, holding = true } }
-    or services_of(given.service, what .. ".service")
+  local traced = kind == "trace" and { kind = "deterministic", mean = 0, holding = true } -- how long is the trace's to say
+  made.services = services_of(given.service or traced or nil, what .. ".service")
   made.deadline = number(given.deadline, what .. ".deadline", 0, FOREVER, 0.0)
   made.leaves = flag(given.leaves, what .. ".leaves")
   made.retries = whole(given.retries, what .. ".retries", 0, 100, 0)

@@ -79,7 +79,7 @@ error "pool.types is for editors: nothing runs it"
 ---@field backoff_min? number seconds, the first pause after a failed open, default 0.05
 ---@field backoff_max? number seconds, the longest pause after failed opens, default 0.5
 ---@field max_waiting_per_key? integer callers of one key in line, default 0: no bound
----@field queue? "fifo" | "lifo" | "codel" the order in which those in line are served, default fifo; lifo and codel act once the line has stood
+---@field queue? "fifo" | "lifo" | "codel" the order in which those in line are served, default fifo
 ---@field queue_target? number seconds: the wait that codel accepts, default 0.05
 ---@field queue_interval? number seconds that lifo lets the line stand, and codel the wait stay above queue_target, default 1
 ---@field database_url? string postgresql://user:password@host:port/database or sqlite:///file.db, default sqlite:///pool.db; not live
@@ -144,6 +144,7 @@ error "pool.types is for editors: nothing runs it"
 ---@field releases integer
 ---@field timeouts integer
 ---@field rejected integer answered with overloaded
+---@field shed integer those of them that codel sent out of the line
 ---@field cancelled integer gave up in line
 ---@field errors integer answered with connect or closed
 ---@field opens integer
@@ -157,12 +158,14 @@ error "pool.types is for editors: nothing runs it"
 ---@field elided integer opens called off before they began
 ---@field queries integer
 ---@field query_errors integer
+---@field refused integer callers that the tuning policy did not let in; they did not arrive
 ---@field leaks integer leases that the collector or the end of a task took back
 ---@field utilization number mean leased / (size + max_overflow)
 ---@field leased_seconds number the integral of leased over time
 ---@field wait pool.Histogram of grants, zeros included
 ---@field hold pool.Histogram
 ---@field open_time pool.Histogram
+---@field query pool.Histogram how long statements took, their line left out
 ---@field settings pool.Settings as they are now, the URL without its password
 
 ---@class pool.Lease
@@ -179,6 +182,24 @@ error "pool.types is for editors: nothing runs it"
 ---@class pool.Pool
 ---@field driver "postgres" | "sqlite"
 local Pool = {}
+
+--- This pool with defaults of its own for what it asks: a Pool wherever one is wanted. Callers of one key take turns with those of
+--- other keys; the priority orders those of one key.
+---@param options { key?: string | integer, priority?: integer, timeout?: number } priority 0 to 9, 9 first, default 5; seconds
+---@return pool.Pool view
+function Pool:with(options) end
+
+--- Tunes the pool by a policy: a file's path, which is watched, a built-in policy's name, or { policy = either, ...parameters }
+--- (lua/pool/tuner.lua).
+---@param policy string | table
+---@param options? { limits?: table<string, number[]> } name = {low, high}; default size 1..64, max_overflow 0..64
+---@return pool.Tuner? tuner
+---@return pool.Error? err kind policy: the pool is as it was
+function Pool:tune(policy, options) end
+
+--- The tuner of this pool.
+---@return pool.Tuner?
+function Pool:tuner() end
 
 --- One statement on any connection, which is back in the pool when this returns.
 ---@param sql string with $1, $2, ... on every driver

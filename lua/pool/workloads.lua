@@ -92,7 +92,8 @@ local function load_file(path)
   local fine, made = pcall(chunk)
   if not fine then return nil, tostring(made) end
   if type(made) ~= "table" or type(made.workload) ~= "table" then
-    return nil, ("%s must return a table with a field workload; it returned %s"):format(path, made == nil and "nothing" or "a " .. type(made))
+    local what = made == nil and "nothing" or "a " .. type(made)
+    return nil, ("%s must return a table with a field workload; it returned %s"):format(path, what)
   end
   made.name = made.name or path:match "([^/]*)$":gsub("%.lua$", "")
   made.database = made.database or {}

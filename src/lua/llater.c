@@ -16,7 +16,6 @@ static const struct later_name {
 } later_names[] = {
     {LATER_SETTING, "lanes", FAST_PATH},
     {LATER_POOL, "advise", POLICIES},
-    {LATER_POOL, "tune", POLICIES},
     {LATER_POOL, "listen", FAST_PATH},
     {LATER_CONNECTION, "pipeline", FAST_PATH},
     {LATER_CONNECTION, "copy_in", FAST_PATH},

@@ -1,11 +1,11 @@
 /*
-** lticker: tickers and file watches. Both are a userdata with a function and a piece of deferred work: events note, the drain calls.
+** lticker: tickers, file watches, SIGHUP. Each is a userdata with a function and a piece of deferred work: events note, the drain calls.
 **
 ** A userdata is found again by its address in a weak table: one that the collector has taken is not called any more.
 */
 #include "lticker.h"
 
-#include <math.h>
+#include <signal.h>
 #include <string.h>
 
 #include "io/file_watch.h"
@@ -14,6 +14,7 @@
 
 #define LTICKER_NAME "pool.Ticker"
 #define LFILE_WATCH_NAME "pool.FileWatch"
+#define LSIGNAL_WATCH_NAME "pool.SignalWatch"
 
 static const char known_key = 0; /* registry: address -> userdata, weak */
 
@@ -30,6 +31,12 @@ struct lticker {
   struct called called;
   struct timer timer;
   usec every, planned; /* every 0: once */
+};
+
+struct lsignal_watch {
+  struct called called;
+  struct signal signal;
+  bool running;
 };
 
 struct lfile_watch {
@@ -142,6 +149,36 @@ static int file_watch_end(lua_State *L) {
   return 0;
 }
 
+/* ---- signals, for as long as somebody listens ---- */
+
+static void signal_came(struct signal *s, int number) {
+  struct lsignal_watch *w = CONTAINER(s, struct lsignal_watch, signal);
+  (void)number;
+  lruntime_defer(w->called.runtime, &w->called.due);
+}
+
+/* hangup_watch(fn) */
+static int hangup_watch(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  struct lsignal_watch *w = lua_newuserdatauv(L, sizeof *w, CALLED_VALUES);
+  memset(w, 0, sizeof *w);
+  w->signal.caught = signal_came;
+  called_init(L, &w->called);
+  luaL_setmetatable(L, LSIGNAL_WATCH_NAME);
+  signal_start(w->called.runtime->loop, &w->signal, SIGHUP);
+  w->running = true;
+  return 1;
+}
+
+static int signal_watch_end(lua_State *L) {
+  struct lsignal_watch *w = luaL_checkudata(L, 1, LSIGNAL_WATCH_NAME);
+  list_remove(&w->called.due.link);
+  if (w->running && w->called.runtime->loop != NULL) signal_stop(w->called.runtime->loop, &w->signal);
+  w->running = false;
+  return 0;
+}
+
 static void type_make(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction end) {
   luaL_newmetatable(L, name);
   lua_newtable(L);
@@ -149,13 +186,17 @@ static void type_make(lua_State *L, const char *name, const luaL_Reg *methods, l
   lua_setfield(L, -2, "__index");
   lua_pushcfunction(L, end);
   lua_setfield(L, -2, "__gc");
+  lua_pushcfunction(L, end);
+  lua_setfield(L, -2, "__close");
   lua_pop(L, 1);
 }
 
 void lticker_open(lua_State *L) {
   static const luaL_Reg ticker[] = {{"start", ticker_start}, {"once", ticker_once}, {"stop", ticker_stop}, {NULL, NULL}};
   static const luaL_Reg watch[] = {{"close", file_watch_end}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"ticker", ticker_new}, {"file_watch", file_watch_new}, {NULL, NULL}};
+  static const luaL_Reg signals[] = {{"close", signal_watch_end}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+    {"ticker", ticker_new}, {"file_watch", file_watch_new}, {"hangup_watch", hangup_watch}, {NULL, NULL}};
   lua_newtable(L);
   lua_createtable(L, 0, 1);
   lua_pushliteral(L, "v");
@@ -164,5 +205,6 @@ void lticker_open(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &known_key);
   type_make(L, LTICKER_NAME, ticker, ticker_stop);
   type_make(L, LFILE_WATCH_NAME, watch, file_watch_end);
+  type_make(L, LSIGNAL_WATCH_NAME, signals, signal_watch_end);
   luaL_setfuncs(L, functions, 0);
 }

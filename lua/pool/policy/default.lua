@@ -8,7 +8,7 @@
 local given = ...
 local known = { deadline = true, reserve = true, floor = true }
 for name in pairs(given) do
-  if not known[name] then error(("default: there is no parameter %s (copy this file and give it to usl, deadline or guard)"):format(name)) end
+  if not known[name] then error(("default: there is no parameter %s (copy this file, and give it to its part)"):format(name)) end
 end
 
 local made = compose {

@@ -150,8 +150,8 @@ return {
     end
     local need = peak(state.ring, math.max(s.leased_max, s.leased_mean + z * math.sqrt(s.leased_mean)))
     local size = math.max(1, math.min(state.ceiling, math.max(floor, math.ceil(need))))
-    local step = math.max(1, s.settings.size // 4) -- what the core lets it change by: the ceiling is to be whole all the way
-    size = math.max(s.settings.size - step, math.min(s.settings.size + step, size))
+    local most_a_tick = math.max(1, s.settings.size // 4) -- what the core lets it change by: the ceiling is to be whole all the way
+    size = math.max(s.settings.size - most_a_tick, math.min(s.settings.size + most_a_tick, size))
     local overflow = math.max(0, state.ceiling - size)
     if size ~= s.settings.size or overflow ~= s.settings.max_overflow then
       return { size = size, max_overflow = overflow }, ("demand %.1f, ceiling %d"):format(need, state.ceiling)
