@@ -325,7 +325,7 @@ local function tick(self, lag)
   local figures = record(self, snapshot)
   if self.watch and core.now() - (self.looked or 0) >= LOOK then
     self.looked = core.now()
-    self:reload()
+    self.look(self)
   end
   if self.shadowed then shadow_tick(self, snapshot) end
   if not self.live then return end
@@ -370,22 +370,20 @@ local function given_of(given)
   return given, {}
 end
 
---- Looks at the file now: a new text goes through the stages. true, or nil and what is wrong; a text that is the one already live,
---- tried, or empty is no change.
----@return true? changed
----@return any err
-function Tuner:reload(patient)
+--- Looks at the file: a new text goes through the stages. `asked`: by a person, for whom a text that was seen before, but is not live,
+--- is new too; `patient`: it was saved just now. What is live, was rolled back, or is empty is no change.
+local function look(self, asked, patient)
   if self.closed or not self.path then return true end
   local source, chunk = policies.source(self.path)
   if not source then return nil, core.error { kind = "policy", message = chunk } end
-  if source:match "^%s*$" then return true end
   local sha = core.sha256(source)
-  if (self.live and self.live.sha == sha) or self.refused_sha == sha then return true end
+  local known = (self.live and self.live.sha == sha) or self.refused_sha == sha or (self.seen == sha and not asked)
+  if known or source:match "^%s*$" then return true end
   if patient and not load(source, "=" .. chunk, "t", {}) then -- perhaps half of a text: once more, when it has settled
     self.settle:once(SETTLE)
     return true
   end
-  self.refused_sha = sha
+  self.seen, self.refused_sha = sha, sha
   local fine, err = adopt(self, candidate(self.given, self.params, source, chunk), "reloaded")
   if fine then self.refused_sha = nil end
   return fine, err
@@ -397,7 +395,7 @@ local function watch_file(self)
   if policies.is_builtin(self.given) then return true end
   local weak = setmetatable({ self = self }, { __mode = "v" })
   local watch, err = core.file_watch(self.given, function()
-    if weak.self then weak.self:reload(true) end
+    if weak.self then look(weak.self, false, true) end
   end)
   if not watch then return nil, err end
   self.watch, self.path = watch, self.given
@@ -416,7 +414,7 @@ local function take(self, given, options)
   self.limits = limits
   local fine, err = adopt(self, candidate(name, params, source, chunk), "live")
   if not fine then return nil, err end
-  self.given, self.params, self.refused_sha = name, params, nil
+  self.given, self.params, self.refused_sha, self.seen = name, params, nil, core.sha256(source)
   return watch_file(self)
 end
 
@@ -447,6 +445,12 @@ function Tuner:versions()
   end
   return list
 end
+
+--- Looks at the file now, as SIGHUP does in `pool serve`: a text that is not the one live goes through the stages, unless it was
+--- rolled back.
+---@return true? fine
+---@return any err
+function Tuner:reload() return look(self, true) end
 
 --- A stored version goes live again, through the same stages; its file is left alone.
 ---@param number integer
@@ -536,14 +540,14 @@ end
 Tuner.__close = Tuner.close
 
 local function new(db)
-  local self = setmetatable({ db = db, list = {}, log = {}, ring = {}, count = 0, strikes = 0 }, Tuner)
+  local self = setmetatable({ db = db, list = {}, log = {}, ring = {}, count = 0, strikes = 0, look = look }, Tuner)
   local weak = setmetatable({ self = self }, { __mode = "v" })
   self.meter = core.meter(db)
   self.ticker = core.ticker(function(lag)
     if weak.self and not weak.self.closed then tick(weak.self, lag) end
   end)
   self.settle = core.ticker(function()
-    if weak.self then weak.self:reload() end
+    if weak.self then look(weak.self) end
   end)
   return self
 end
