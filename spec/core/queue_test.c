@@ -45,7 +45,7 @@ static int pass_on(struct world *w, int holder) {
 static const char *order_of(struct world *w, int holder) {
   static char text[256];
   int used = 0;
-  for (int next_one = holder; (next_one = pass_on(w, next_one)) >= 0;) used += snprintf(text + used, sizeof text - (size_t)used, "%d ", next_one);
+  for (int served = holder; (served = pass_on(w, served)) >= 0;) used += snprintf(text + used, sizeof text - (size_t)used, "%d ", served);
   if (used > 0) text[used - 1] = '\0';
   else text[0] = '\0';
   return text;

@@ -2,17 +2,17 @@
 ** queue: turns, levels, disciplines.
 **
 ** Turns are start-time fair queueing (Goyal, Vin, Cheng 1996) with a grant as the unit of work: a group's grant begins at
-** max(virtual time, the end of its last grant) and lasts TURN / weight; the group whose next grant begins first is served, ties in the order in
-** which the groups came into line; virtual time is the start of the grant in service. So a key can neither save up turns by staying away nor
-** get more of them by coming and going: a group keeps `finish` when its last waiter leaves, for as long as its place in the table
-** is not needed by another key.
+** max(virtual time, the end of its last grant) and lasts TURN / weight; the group whose next grant begins first is served, ties in the
+** order in which the groups came into line; virtual time is the start of the grant in service. So a key can neither save up turns by
+** staying away nor get more of them by coming and going: a group keeps `finish` when its last waiter leaves, for as long as its place in
+** the table is not needed by another key.
 **
 ** Invariants (queue_assert):
-** 1. a waiter is in `line` while its state is WAITER_IN_LINE, in `by_deadline` exactly when its deadline is not NEVER, and in a level of its
-**    group, unless it is the front. Deadline, key, priority must not change meanwhile.
-** 2. a group is in `turns` exactly while it has waiters, and spare exactly while it has none (the first group excepted).
-** 3. all waiters of one key are in one group: a key that came while the table was full stays with its strangers' group until they are gone.
-** 4. nobody's next grant begins later than one full turn (of the lightest weight) after the virtual time.
+** 1. a waiter is in `line` while its state is WAITER_IN_LINE, in `by_deadline` exactly when its deadline is not NEVER, and in a level of
+** its group, unless it is the front. Deadline, key, priority must not change meanwhile. 2. a group is in `turns` exactly while it has
+** waiters, and spare exactly while it has none (the first group excepted). 3. all waiters of one key are in one group: a key that came
+** while the table was full stays with its strangers' group until they are gone. 4. nobody's next grant begins later than one full turn (of
+** the lightest weight) after the virtual time.
 */
 #include "queue.h"
 

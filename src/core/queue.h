@@ -7,11 +7,11 @@
 ** Within a group the discipline decides, and the priority: 0 to 9, one level gained a second, which is the same as having come `priority`
 ** seconds earlier.
 **   fifo   first come, first served.
-**   lifo   the same until the line has stood (has not been empty) for `interval`; from then until it is empty the newest first: in an overload
-**          the fresh are served in time, and the old, whose callers have given up, are not (Facebook's adaptive LIFO, Maurer 2015).
+**   lifo   the same until the line has stood (has not been empty) for `interval`; from then until it is empty the newest first: in an
+**   overload the fresh are served in time, and the old, whose callers have given up, are not (Facebook's adaptive LIFO, Maurer 2015).
 **   codel  fifo; when for `interval` the line has not been empty and nobody was granted within `target`, it is overloaded: who has waited
-**          twice the target is shed, until the line is empty or somebody was granted within the target (after Nichols, Jacobson 2012 and
-**          folly's Codel).
+**   twice the target is shed, until the line is empty or somebody was granted within the target (after Nichols, Jacobson 2012 and folly's
+**   Codel).
 **
 ** A waiter is threaded into the line by arrival, into its group by level and into a heap by deadline; the line has no limit of its own
 ** and never allocates. Groups come from a fixed table.

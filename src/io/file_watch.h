@@ -16,7 +16,8 @@
 
 struct file_watch;
 
-/* Copies the path, which may be relative to the working directory of now. The file need not be there, its directory must. `changed` is called from
+/* Copies the path, which may be relative to the working directory of now. The file need not be there, its directory must. `changed` is
+   called from
    the loop's events and may not run Lua. NULL: *error (POOL_SETTINGS) says why. */
 struct file_watch *file_watch_open(struct loop *, const char *path, void (*changed)(void *user), void *user, struct pool_error *error);
 void file_watch_close(struct file_watch *); /* takes; NULL is harmless */

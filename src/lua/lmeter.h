@@ -12,7 +12,8 @@ bool lmeter_admit(struct lpool *, uint8_t *weight);
 int lmeter_refuse(lua_State *L); /* nil and the error of who is not let in */
 
 /* Sets in the table on top of the stack:
-     meter(db) -> Meter               m:take(lag) -> pool.Snapshot of what was since the last take (or since now), nil once the pool is closed
+     meter(db) -> Meter               m:take(lag) -> pool.Snapshot of what was since the last take (or since now), nil once the pool is
+     closed
      set_policy(db, policy | nil)     whose admit and weight are asked from now on
      sha256(text) -> 64 hexadecimal digits */
 void lmeter_open(lua_State *L);

@@ -306,7 +306,8 @@ void lpool_explain_overload(struct lpool *p, const struct waiter *w, struct pool
   error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d",
             s.waiting, p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
   if (w->shed)
-    error_set(error, POOL_OVERLOADED, "shed after %s s in line: nobody was served within queue_target for queue_interval: %d waiting, %d leased, "
+    error_set(error, POOL_OVERLOADED, "shed after %s s in line: nobody was served within queue_target for queue_interval: %d waiting, %d
+    leased, "
               "size %d overflow %d", seconds_text(waited, sizeof waited, w->waited), s.waiting, s.leased, s.size, s.max_overflow);
   error->retryable = true;
 }
@@ -548,7 +549,8 @@ static void weak_table(lua_State *L) {
 
 void lpool_open(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"new", pool_new}, {"set_handlers", pool_set_handlers}, {"begin_sql", pool_begin_sql}, {"configure_by", pool_configure_by}, {NULL, NULL}};
+      {"new", pool_new}, {"set_handlers", pool_set_handlers}, {"begin_sql", pool_begin_sql},
+      {"configure_by", pool_configure_by}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{"acquire", lconnection_acquire}, {"configure", pool_configure_live}, {"pause", pool_pause_now},
                                      {"resume", pool_resume_now},      {"invalidate", pool_invalidate_now}, {"close", pool_close},
                                      {NULL, NULL}};

@@ -82,7 +82,8 @@ struct lpool {
    results on their way into Lua, nil before the first; the Script of a scripted database; the policy that is asked at the door. */
 enum { LPOOL_HANDLERS = 1, LPOOL_CONNECTION_META = 2, LPOOL_GUARD = 3, LPOOL_SCRIPT = 4, LPOOL_POLICY = 5, LPOOL_VALUES = 5 };
 
-/* The Pool at index, or the one of the View there, which then stands there instead; lpool.ask says how it asks. Raises for anything else. */
+/* The Pool at index, or the one of the View there, which then stands there instead; lpool.ask says how it asks. Raises for anything
+   else. */
 struct lpool *lpool_check(lua_State *L, int index);
 
 /* By when a call that begins now is to have its connection, by lpool.ask. */

@@ -186,7 +186,8 @@ struct runtime *lruntime_get(lua_State *L) {
   return r;
 }
 
-/* core.virtual_time(on): what is made and waited for from now on belongs to a loop in virtual time (on), or to the usual one again. The other
+/* core.virtual_time(on): what is made and waited for from now on belongs to a loop in virtual time (on), or to the usual one again. The
+   other
    runtime stays, with all that is its own. */
 static int runtime_virtual(lua_State *L) {
   bool on = lua_toboolean(L, 1);

@@ -13,7 +13,8 @@ extern const struct driver lscripted_driver;
 /* Pushes a "pool.Script" for the function at index and writes the database URL that leads the driver to it. The Script must stay as
    long as the pool does.
 
-   The function is called as fn("connect", n) for the n-th open and as fn("query", sql, ...) for a statement; transaction control is answered
+   The function is called as fn("connect", n) for the n-th open and as fn("query", sql, ...) for a statement; transaction control is
+   answered
    without it. It may not wait. It returns a table, or nothing for an empty answer:
      after     seconds until the answer comes, default 0
      columns   array of names; rows: array of arrays of as many cells: nil or pool.null, booleans, numbers, strings, {json text}

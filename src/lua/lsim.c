@@ -2,8 +2,8 @@
 ** lsim: the simulator's door for lua/pool/sim.lua: core.simulate(options) runs src/sim once.
 **
 ** The options come complete and in one form (sim.lua has checked and filled them); what the room itself refuses is returned. During a run
-** nothing is pushed that may raise: the timeline and the decisions are gathered in memory of a userdata and become tables afterwards. The tick is
-** a policy's (lpolicy.h), or a Lua function's of this state (the scorer's clairvoyant), which runs protected.
+** nothing is pushed that may raise: the timeline and the decisions are gathered in memory of a userdata and become tables afterwards. The
+** tick is a policy's (lpolicy.h), or a Lua function's of this state (the scorer's clairvoyant), which runs protected.
 */
 #include <math.h>
 #include <stdio.h>

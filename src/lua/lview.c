@@ -1,8 +1,8 @@
 /*
 ** lview: "pool.View", a Pool seen with defaults of its own for what it asks: db:with{key=, priority=, timeout=}.
 **
-** It is a Pool wherever one is wanted: lpool_check puts the Pool in its place on the stack and notes in lpool.ask what the call is to ask with;
-** a plain Pool resets that. Nothing may run between the two that could ask for a connection: a call takes lpool.ask in lquery_begin.
+** It is a Pool wherever one is wanted: lpool_check puts the Pool in its place on the stack and notes in lpool.ask what the call is to ask
+** with; a plain Pool resets that. Nothing may run between the two that could ask for a connection: a call takes lpool.ask in lquery_begin.
 */
 #include "lview.h"
 

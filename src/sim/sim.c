@@ -8,8 +8,8 @@
 ** its deadline; then, unless callers leave in a way that is seen, the attempt goes on for nobody and the caller goes on to its next
 ** attempt, which is another struct request.
 **
-** Checked in every run: what was offered is accounted for to the last request, and Little's law for the line in whole microseconds: how many
-** were in line, integrated over time, is what each of them has waited, summed up.
+** Checked in every run: what was offered is accounted for to the last request, and Little's law for the line in whole microseconds: how
+** many were in line, integrated over time, is what each of them has waited, summed up.
 */
 #include <math.h>
 #include <stdlib.h>

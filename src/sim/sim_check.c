@@ -25,7 +25,8 @@ static enum pool_err check_points(const struct sim_source *s, struct pool_error 
   if (s->point_count < 1 || s->point_count > SIM_POINTS_MAX) return refuse(e, "arrival rate", s->point_count, "1 to 64 points");
   for (int i = 0; i < s->point_count; i++) {
     if (!not_negative(s->points[i].rate)) return refuse(e, "arrival rate", s->points[i].rate, "requests a second, 0 or more");
-    if (i > 0 && !(s->points[i].at > s->points[i - 1].at)) return refuse(e, "arrival rate at", s->points[i].at, "later than the point before");
+    bool later = i == 0 || s->points[i].at > s->points[i - 1].at;
+    if (!later) return refuse(e, "arrival rate at", s->points[i].at, "later than the point before");
   }
   return POOL_OK;
 }
