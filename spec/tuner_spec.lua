@@ -279,6 +279,19 @@ describe("db:tune", function()
     end, 0)
   end)
 
+  it("holds policies to the pool's policy_time, policy_memory and policy_instructions", function()
+    for setting, body in pairs { policy_instructions = "for i = 1, 1e6 do local _ = i end", policy_time = "while true do end",
+      policy_memory = "state.t = {} for i = 1, 3000 do state.t[i] = { i } end" } do
+      local least = { policy_instructions = 1000, policy_time = 0.001, policy_memory = 262144 }
+      tuned(function(db)
+        save(policy("big", body))
+        local tuner, err = db:tune(path)
+        assert.is_nil(tuner, setting)
+        assert.matches(setting == "policy_memory" and "memory" or setting, err.message)
+      end, 0, { size = 1, [setting] = least[setting] })
+    end
+  end)
+
   it("misuse raises and names what is right", function()
     tuned(function(db)
       assert.error_matches(function() db:tune(5) end, "a policy is a path, a name, or")

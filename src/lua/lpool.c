@@ -306,9 +306,9 @@ void lpool_explain_overload(struct lpool *p, const struct waiter *w, struct pool
   error_set(error, POOL_OVERLOADED, "too many wait for a connection: %d in line (max_waiting %d), %d leased, size %d overflow %d",
             s.waiting, p->settings.pool.max_waiting, s.leased, s.size, s.max_overflow);
   if (w->shed)
-    error_set(error, POOL_OVERLOADED, "shed after %s s in line: nobody was served within queue_target for queue_interval: %d waiting, %d
-    leased, "
-              "size %d overflow %d", seconds_text(waited, sizeof waited, w->waited), s.waiting, s.leased, s.size, s.max_overflow);
+    error_set(error, POOL_OVERLOADED,
+              "shed after %s s in line: nobody was served within queue_target for queue_interval: %d waiting, %d leased, size %d + %d",
+              seconds_text(waited, sizeof waited, w->waited), s.waiting, s.leased, s.size, s.max_overflow);
   error->retryable = true;
 }
 
