@@ -122,7 +122,7 @@ local function milliseconds(seconds)
   return ("%.1fms"):format(seconds * 1000)
 end
 
-local ROW = "%-11s %8s %8s %8s %8s %8s %8s %8s %6s %4s %6s %5s %6s"
+local ROW = "%-9s %7s %7s %7s %7s %7s %7s %7s %6s %4s %6s %5s %6s"
 local HEADS = { "workload", "offered", "served", "good", "failed", "wait", "p95", "p99", "conns", "max", "opens", "util", "score" }
 
 local function row_of(name, r)
@@ -192,7 +192,7 @@ local function print_rows(sim, write, rows, o)
     if #scores == 0 then return end
     worst = math.min(worst, sim.mean(scores).mean)
     for i, score in ipairs(scores) do sums[i] = (sums[i] or 0) + score / #rows end
-    if o.seeds > 1 then write(("%-11s score %s\n"):format(row.name, mean_of(sim, scores, 1))) end
+    if o.seeds > 1 then write(("%-9s score %s\n"):format(row.name, mean_of(sim, scores, 1))) end
   end
   if #rows > 1 then write(("mean %s, worst %.1f\n"):format(mean_of(sim, sums, 1), worst)) end
 end
