@@ -10,7 +10,8 @@ local POLICY = arg[0]:match "^(.-)[^/]*$" .. "tune.lua"
 
 -- A workload of one's own: what arrives, what it costs, what kind of database it meets.
 local workload = {
-  arrival = { kind = "poisson", rate = { { 0, 50 }, { 200, 50 }, { 210, 700 }, { 400, 700 }, { 410, 50 } } }, -- {seconds, requests a second}
+  -- the rate: {seconds, requests a second}, linear in between
+  arrival = { kind = "poisson", rate = { { 0, 50 }, { 200, 50 }, { 210, 700 }, { 400, 700 }, { 410, 50 } } },
   service = { kind = "exponential", mean = 0.010 },
   deadline = 1, -- the caller is gone after a second
 }

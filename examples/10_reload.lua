@@ -24,7 +24,7 @@ pool.run(function()
   for i = 1, 8 do -- eight callers, each holding a connection for 10 ms
     tasks[i] = pool.spawn(function()
       while not stop do
-        local c <close> = assert(db:acquire())
+        local _ <close> = assert(db:acquire())
         pool.sleep(0.01)
       end
     end)

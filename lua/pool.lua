@@ -36,6 +36,7 @@ local pool = {
   sleep = core.sleep,
   now = core.now,
   settings = core.settings,
+  size_for = require("pool.sizing").size_for,
 }
 
 --- Where lines for the log go; replace it to send them elsewhere. It may not wait.
@@ -74,18 +75,4 @@ function pool.deadline(seconds, fn, ...)
   return fn(...)
 end
 
--- What comes with later work says so; any other name that is not there is nil, as in every table.
-local function later(name, with) core.misuse(("pool.%s is not there yet: it comes with %s"):format(name, with)) end
-
-for name, with in pairs(core.later.module) do
-  local module = "pool." .. name
-  package.preload[module] = package.preload[module] or function() later(name, with) end
-end
-
-return setmetatable(pool, {
-  __index = function(_, name)
-    local with = core.later.module[name]
-    if with then later(name, with) end
-    return nil
-  end,
-})
+return pool

@@ -69,7 +69,7 @@ describe("the pool command", function()
   end)
 
   it("refuses what is not there yet, and what it does not know, with the nearest name", function()
-    for _, verb in ipairs { "size", "advise", "top" } do
+    for _, verb in ipairs { "advise", "top" } do
       local text, code = pool(verb)
       assert.same({ "pool: " .. verb .. " is not there yet\n", 2 }, { text, code })
     end

@@ -21,12 +21,13 @@ local SETTINGS = {
   idle_timeout = { env = "DB_POOL_IDLE_TIMEOUT", default = 30, text = "1", value = 1 },
   shrink_after = { env = "DB_POOL_SHRINK_AFTER", default = 600, text = "60", value = 60 },
   max_waiting = { env = "DB_POOL_MAX_WAITING", default = 10000, text = "9", value = 9 },
+  max_waiting_per_key = { env = "DB_POOL_MAX_WAITING_PER_KEY", default = 0, text = "3", value = 3 },
   max_opening = { env = "DB_POOL_MAX_OPENING", default = 4, text = "8", value = 8 },
   backoff_min = { env = "DB_POOL_BACKOFF_MIN", default = 0.05, text = "0.1", value = 0.1 },
   backoff_max = { env = "DB_POOL_BACKOFF_MAX", default = 0.5, text = "5", value = 5 },
-  queue = { env = "DB_POOL_QUEUE", default = "fifo", text = "fifo", value = "fifo" },
-  queue_target = { env = "DB_POOL_QUEUE_TARGET", default = 0.05, text = "5e-2", value = 0.05 },
-  queue_interval = { env = "DB_POOL_QUEUE_INTERVAL", default = 1, text = "1.0", value = 1 },
+  queue = { env = "DB_POOL_QUEUE", default = "fifo", text = "codel", value = "codel" },
+  queue_target = { env = "DB_POOL_QUEUE_TARGET", default = 0.05, text = "2e-2", value = 0.02 },
+  queue_interval = { env = "DB_POOL_QUEUE_INTERVAL", default = 1, text = "0.1", value = 0.1 },
   database_url = { env = "DATABASE_URL", default = "sqlite:///pool.db", text = "sqlite:///x.db", value = "sqlite:///x.db" },
   connect_timeout = { env = "DB_CONNECT_TIMEOUT", default = 10, text = "3", value = 3 },
   reset = { env = "DB_POOL_RESET", default = "rollback", text = "discard", value = "discard" },
@@ -36,6 +37,10 @@ local SETTINGS = {
   nested = { env = "DB_POOL_NESTED", default = "allow", text = "error", value = "error" },
   null = { env = "DB_POOL_NULL", default = "absent", text = "sentinel", value = "sentinel" },
   leak_after = { env = "DB_POOL_LEAK_AFTER", default = 60, text = "0", value = 0 },
+  policy_time = { env = "DB_POOL_POLICY_TIME", default = 0.02, text = "0.01", value = 0.01 },
+  policy_memory = { env = "DB_POOL_POLICY_MEMORY", default = 16777216, text = "1000000", value = 1000000 },
+  policy_instructions = { env = "DB_POOL_POLICY_INSTRUCTIONS", default = 10000000, text = "50000", value = 50000 },
+  probation = { env = "DB_POOL_PROBATION", default = 10, text = "0", value = 0 },
   echo = { env = "DB_ECHO", default = false, text = "on", value = true },
 }
 
@@ -339,7 +344,7 @@ describe("settings read by C", function()
     assert.equal("size: 2.5 is not a whole number", raised(core.check_settings, { size = 2.5 }))
     assert.equal("timeout: nan is not a number of seconds", raised(core.check_settings, { timeout = 0 / 0 }))
     assert.match("size 0 %+ max_overflow 0: at least one connection is needed", raised(core.check_settings, { size = 0, max_overflow = 0 }))
-    assert.match("not there yet", raised(core.check_settings, { queue = "lifo" }))
+    assert.match("queue: \"random\" is not one of fifo, lifo, codel", raised(core.check_settings, { queue = "random" }))
     assert.equal('nested: "deny" is not one of allow, error', raised(core.check_settings, { nested = "deny" }))
     assert.equal('null: "nil" is not one of absent, sentinel', raised(core.check_settings, { null = "nil" }))
     assert.equal('pooler: "pgbouncer" is not one of auto, none, transaction', raised(core.check_settings, { pooler = "pgbouncer" }))

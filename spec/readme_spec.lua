@@ -33,7 +33,7 @@ describe("the README", function()
       assert(load(block, "=README", "t"))
       blocks = blocks + 1
     end
-    assert.equal(2, blocks)
+    assert.equal(3, blocks)
   end)
 
   it("names no method that is not there", function()

@@ -12,6 +12,7 @@ usage: pool VERB [ARGUMENT...]
   serve APP.LUA      serve an application over HTTP
   run SCRIPT.LUA     run a Lua script with pool at hand
   simulate POLICY    judge a tuning policy in virtual time
+  size               a first size from what is known of the load
   settings           list every setting: default, range, environment variable; or its value here
   version            print the version
   help [VERB]        this text, or the one of a verb (as VERB --help)
@@ -46,11 +47,12 @@ Lists every setting: its default, range, environment variable, whether it can ch
                URL or the default; passwords are not shown
 ]],
   simulate = require("pool.simulate").HELP,
+  size = require("pool.sizing").HELP,
   version = "usage: pool version\n",
   help = "usage: pool help [VERB]\n",
 }
 
-local LATER_VERBS = { size = true, advise = true, top = true }
+local LATER_VERBS = { advise = true, top = true }
 local LATER_FLAGS = { "admin", "workers", "watch", "record", "check" }
 
 local function complain(...) io.stderr:write("pool: ", ..., "\n") end
@@ -280,6 +282,11 @@ end
 
 function verbs.simulate(args)
   return require("pool.simulate").main(args, complain, misuse)
+end
+
+function verbs.size(args)
+  require "pool" -- for errors without a place in its files
+  return require("pool.sizing").main(args, misuse)
 end
 
 function verbs.version(args)

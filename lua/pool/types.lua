@@ -506,6 +506,14 @@ function pool.identifier(name) end
 ---@return pool.Setting[]
 function pool.settings() end
 
+--- A first size from stated requirements (lua/pool/sizing.lua): settings, and the reasons as sentences. Of one instance:
+--- requests_per_second and query_seconds, or concurrent_requests; acceptable_wait, database_limit, instances, database_cores, deadline,
+--- idle_limit, driver where they are known.
+---@param requirements table<string, number | string>
+---@return pool.Settings settings
+---@return string[] explanation
+function pool.size_for(requirements) end
+
 --- Where lines for the log go; replace it to send them elsewhere. It may not wait.
 ---@param level "debug" | "info" | "warn" | "error"
 ---@param message string

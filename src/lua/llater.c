@@ -20,7 +20,6 @@ static const struct later_name {
     {LATER_CONNECTION, "pipeline", FAST_PATH},
     {LATER_CONNECTION, "copy_in", FAST_PATH},
     {LATER_CONNECTION, "copy_out", FAST_PATH},
-    {LATER_MODULE, "size_for", POLICIES},
 };
 
 #define LATER_COUNT (sizeof later_names / sizeof later_names[0])
@@ -50,7 +49,5 @@ void llater_open(lua_State *L) {
   lua_newtable(L);
   later_push(L, LATER_SETTING);
   lua_setfield(L, -2, "setting");
-  later_push(L, LATER_MODULE);
-  lua_setfield(L, -2, "module");
   lua_setfield(L, -2, "later");
 }
