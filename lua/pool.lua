@@ -20,6 +20,7 @@ require "pool.events"
 require "pool.rows"
 require "pool.probe"
 require "pool.tuner"
+require "pool.advise"
 
 ---@class pool
 local pool = {

@@ -197,6 +197,10 @@ function Pool:with(options) end
 ---@return pool.Error? err kind policy: the pool is as it was
 function Pool:tune(policy, options) end
 
+--- What this pool's figures say is wrong, since it was made: symptom, evidence, a change to try; the gravest first, empty when nothing is.
+---@return { symptom: string, evidence: string, change: string }[]
+function Pool:advise() end
+
 --- The tuner of this pool.
 ---@return pool.Tuner?
 function Pool:tuner() end

@@ -7,7 +7,6 @@
 
 #include "lerror.h"
 
-#define POLICIES "the tuning policies"
 #define FAST_PATH "the fast path"
 
 static const struct later_name {
@@ -15,7 +14,6 @@ static const struct later_name {
   const char *name, *with;
 } later_names[] = {
     {LATER_SETTING, "lanes", FAST_PATH},
-    {LATER_POOL, "advise", POLICIES},
     {LATER_POOL, "listen", FAST_PATH},
     {LATER_CONNECTION, "pipeline", FAST_PATH},
     {LATER_CONNECTION, "copy_in", FAST_PATH},
