@@ -133,12 +133,15 @@ local ARRIVALS = {
   closed = { fields = { "clients", "think" }, read = function(a, what)
     return { clients = whole(a.clients, what .. ".clients", 1, 1000000), think = number(a.think, what .. ".think", 0, FOREVER, 0.0) }
   end },
-  trace = { fields = { "path" }, read = function(a, what)
-    if type(a.path) ~= "string" then fail("%s.path: the path of a recording is wanted, not %s", what, shown(a.path)) end
-    local recording, message = require("pool.recording").read(a.path)
-    if not recording then fail("%s.path: %s", what, message) end
+  trace = { fields = { "at", "service" }, read = function(a, what)
     local at, service = {}, {}
-    for i, arrived in ipairs(recording.requests.arrived) do at[i], service[i] = arrived / 1e6, recording.requests.held[i] / 1e6 end
+    if type(a.at) ~= "table" or type(a.service) ~= "table" or #a.at ~= #a.service then
+      fail("%s: at and service are wanted, two arrays of seconds of the same length", what)
+    end
+    for i, each in ipairs(a.at) do
+      at[i] = number(each, ("%s.at[%d]"):format(what, i), i > 1 and at[i - 1] or 0, FOREVER)
+      service[i] = number(a.service[i], ("%s.service[%d]"):format(what, i), 0, FOREVER)
+    end
     return { trace = { at = at, service = service } }
   end },
 }

@@ -58,7 +58,7 @@ local LIST = {
       { kind = "others", at = 0, seconds = 1e6, value = 50 }, { kind = "others", at = 100, seconds = 100, value = 42 },
     } }), workload = poisson(300) },
   { name = "W12", word = "spike", text = "50 at once upon 5 idle connections, open 150 ms, query 2 ms, 50 connections at most",
-    duration = 20, database = { connect = { round_trip = 0.150, work = 0 }, max_connections = 50 },
+    duration = 20, database = { connect = { round_trip = 0, work = 0.150 }, max_connections = 50 },
     workload = {
       { arrival = { kind = "batch", batch = 5, first = 1 }, service = { kind = "deterministic", mean = 0.2 }, deadline = 1 },
       { arrival = { kind = "batch", batch = 50, first = 10 }, service = { kind = "deterministic", mean = 0.002 }, deadline = 1 },

@@ -271,10 +271,28 @@ static void spike(void) {
   }
 }
 
+static void login(void) {
+  static struct sim_result r;
+  struct pool_error error;
+  struct sim_options o = options_of(5, 1);
+  TEST("connections wanted from the start are opened at the database's pace, also where the way there takes no time") {
+    o.sources[0].kind = SIM_BATCH;
+    o.sources[0].batch = 5;
+    o.settings.min_idle = 5;
+    o.database.login_work = 0.15;
+    o.duration = 5;
+    o.warmup = 0;
+    CHECK_INT(sim_run(&o, &r, &error), POOL_OK);
+    CHECK_INT(r.opens, 5);
+    CHECK_INT(r.wait.max, 150000);
+  }
+}
+
 int main(int argc, char **argv) {
   if (argc > 1) requests = atof(argv[1]);
   determinism();
   spike();
+  login();
   open_lines();
   other_lines();
   return check_done();

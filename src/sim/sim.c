@@ -484,9 +484,9 @@ static void sim_begin(struct sim *sim) {
   sim->warm = seconds_usec(o->warmup);
   sim->end = seconds_usec(o->duration);
   for (int i = 0; i < o->settings.size_limit; i++) sim->conns[i].slot = pool_slot(sim->pool, i);
+  database_begin(sim); /* before the pool opens what min_idle wants */
   pool_tick(sim->pool, 0);
   sim_drain(sim);
-  database_begin(sim);
   for (int i = 0; i < o->source_count; i++) source_begin(sim, i);
   if (o->hooks.tick != NULL && o->hooks.every > 0) event_plan(sim, &sim->tick, seconds_usec(o->hooks.every), tick_fire);
   if (o->timeline != NULL && o->timeline_every > 0) event_plan(sim, &sim->timeline, seconds_usec(o->timeline_every), timeline_fire);
