@@ -21,6 +21,7 @@ require "pool.rows"
 require "pool.probe"
 require "pool.tuner"
 require "pool.advise"
+require "pool.recording"
 
 ---@class pool
 local pool = {

@@ -69,11 +69,11 @@ describe("the pool command", function()
   end)
 
   it("refuses what is not there yet, and what it does not know, with the nearest name", function()
-    for _, verb in ipairs { "advise", "top" } do
+    for _, verb in ipairs { "top" } do
       local text, code = pool(verb)
       assert.same({ "pool: " .. verb .. " is not there yet\n", 2 }, { text, code })
     end
-    for _, flag in ipairs { "admin", "workers", "watch", "record", "check" } do
+    for _, flag in ipairs { "admin", "workers", "watch", "check" } do
       local text, code = pool("serve", "app.lua", "--" .. flag, "x")
       assert.same({ ("pool: serve: --%s is not there yet\n"):format(flag), 2 }, { text, code })
     end

@@ -41,6 +41,7 @@ local SETTINGS = {
   policy_memory = { env = "DB_POOL_POLICY_MEMORY", default = 16777216, text = "1000000", value = 1000000 },
   policy_instructions = { env = "DB_POOL_POLICY_INSTRUCTIONS", default = 10000000, text = "50000", value = 50000 },
   probation = { env = "DB_POOL_PROBATION", default = 10, text = "0", value = 0 },
+  record_limit = { env = "DB_POOL_RECORD_LIMIT", default = 67108864, text = "65536", value = 65536 },
   echo = { env = "DB_ECHO", default = false, text = "on", value = true },
 }
 

@@ -13,17 +13,21 @@ local ENOUGH = 100 -- grants below which shares and percentiles say little
 local function seconds(value) return ("%.3g s"):format(value) end
 local function percent(part, whole) return ("%.1f %%"):format(100 * part / whole) end
 
--- Each rule: fn(s) -> symptom, evidence, change; nothing when it does not apply. s: db:stats().
+-- Each rule: fn(s) -> symptom, evidence, change, settings that are the change, where it is one of settings; nothing when it does not
+-- apply. s: db:stats().
 local RULES = {
   -- Callers that got nothing: SQLAlchemy's "QueuePool limit of size ... reached, connection timed out".
   function(s)
     if s.timeouts == 0 then return end
     local most = s.size + s.max_overflow
     local evidence = ("%d of %d arrivals got no connection within %s"):format(s.timeouts, s.arrivals, seconds(s.settings.timeout))
-    return "callers time out", evidence,
-      s.utilization > 0.7 and ("size = %d (now %d), or shorter holds: %s in the mean"):format(math.ceil(1.5 * s.size), s.size,
-        seconds(s.hold.mean)) or ("look for bursts and long holds first: the pool is %s used in the mean, of %d"):format(
-        percent(s.utilization, 1), most)
+    local larger = math.ceil(1.5 * math.max(1, s.size))
+    if s.utilization > 0.7 then
+      return "callers time out", evidence, ("size = %d (now %d), or shorter holds: %s in the mean"):format(larger, s.size,
+        seconds(s.hold.mean)), { size = larger }
+    end
+    return "callers time out", evidence, ("look for bursts and long holds first: the pool is %s used in the mean, of %d"):format(
+      percent(s.utilization, 1), most)
   end,
   function(s)
     if s.rejected == 0 then return end
@@ -48,8 +52,9 @@ local RULES = {
   -- A p95 of the checkout above 50 ms is felt; HikariCP's guide watches the same figure.
   function(s)
     if s.grants < ENOUGH or s.wait.p95 < 0.050 or s.timeouts > 0 then return end
+    local larger = math.ceil(1.25 * s.size) + 1
     return "callers wait for connections", ("wait p95 %s, p99 %s"):format(seconds(s.wait.p95), seconds(s.wait.p99)),
-      ("size = %d (now %d), or shorter holds: %s in the mean"):format(math.ceil(1.25 * s.size) + 1, s.size, seconds(s.hold.mean))
+      ("size = %d (now %d), or shorter holds: %s in the mean"):format(larger, s.size, seconds(s.hold.mean)), { size = larger }
   end,
   -- Work that is done while a connection is held and no statement runs: more than three times the statements' own time.
   function(s)
@@ -70,12 +75,13 @@ local RULES = {
   function(s)
     if s.settings.size == 0 then
       if s.grants < ENOUGH then return end
-      return "NullPool under traffic", ("%d connections were opened for %d leases"):format(s.opens, s.grants), "size = 5: keep some"
+      return "NullPool under traffic", ("%d connections were opened for %d leases"):format(s.opens, s.grants), "size = 5: keep some",
+        { size = 5 }
     end
     if s.opens < ENOUGH or s.opens < 0.1 * s.grants then return end
+    local longer = math.max(30, 2 * s.settings.idle_timeout)
     return "connections come and go", ("%d were opened for %d leases"):format(s.opens, s.grants),
-      ("idle_timeout = %s (now %s), or a larger size"):format(seconds(math.max(30, 2 * s.settings.idle_timeout)),
-        seconds(s.settings.idle_timeout))
+      ("idle_timeout = %s (now %s), or a larger size"):format(seconds(longer), seconds(s.settings.idle_timeout)), { idle_timeout = longer }
   end,
   -- Less than a twentieth of a large pool in use, in the mean: others could have those connections.
   function(s)
@@ -83,7 +89,7 @@ local RULES = {
     local used = math.max(1, math.ceil(2 * s.utilization * (s.size + s.max_overflow)) + 2)
     if used >= s.size then return end
     return "more connections than are used", ("%d open, %d idle, %s used in the mean"):format(s.total, s.idle, percent(s.utilization, 1)),
-      ("size = %d (now %d); max_overflow is there for bursts"):format(used, s.size)
+      ("size = %d (now %d); max_overflow is there for bursts"):format(used, s.size), { size = used }
   end,
   function(s)
     if s.check_failures < 3 then return end
@@ -92,23 +98,145 @@ local RULES = {
   end,
 }
 
---- What figures say: { {symptom=, evidence=, change=}, ... }, the gravest first.
+---@class pool.Advice
+---@field symptom string
+---@field evidence string
+---@field change string
+---@field settings table<string, any>? the change as settings, where it is one
+
+--- What figures say, the gravest first.
 ---@param stats pool.Stats
----@return { symptom: string, evidence: string, change: string }[]
+---@return pool.Advice[]
 function advise.of(stats)
   local list = {}
   for _, rule in ipairs(RULES) do
-    local symptom, evidence, change = rule(stats)
-    if symptom then list[#list + 1] = { symptom = symptom, evidence = evidence, change = change } end
+    local symptom, evidence, change, settings = rule(stats)
+    if symptom then list[#list + 1] = { symptom = symptom, evidence = evidence, change = change, settings = settings } end
   end
   return list
 end
 
 --- What the pool's figures say is wrong, since it was made: symptom, evidence, a change to try. Empty when nothing is.
----@return { symptom: string, evidence: string, change: string }[]
+---@return pool.Advice[]
 function Pool:advise()
   check.pool(self, "db:advise")
   return advise.of(self:stats())
+end
+
+-- ---- pool advise ----
+
+advise.HELP = [[
+usage: pool advise RECORDING [FLAG...]
+
+What the figures of a recording (pool serve --record FILE, or db:record) say is wrong: symptom, evidence, a change to try. A change of
+settings is tried right away: the recorded requests are replayed in virtual time as things were, and with it. Each holds its connection
+as long as it did then: what a database under more load does to that is not in the recording.
+
+  --json   as JSON
+]]
+
+local function milliseconds(value) return ("%.4g ms"):format(1000 * value) end
+
+--- What became of the recorded requests: outcome -> how many.
+local function outcomes_of(is)
+  local counts = {}
+  for _, outcome in ipairs(is.requests.outcome) do counts[outcome] = (counts[outcome] or 0) + 1 end
+  return counts
+end
+
+local function failed_of(run) return run.timeouts + run.rejected + run.errors end
+
+--- The recorded requests, replayed with these settings besides.
+local function replay(workload, settings)
+  local result, err = require("pool.sim").run { workload = workload, settings = settings, score = false, timeline = 0 }
+  if not result then error(err, 0) end
+  return { failed = failed_of(result), wait_p99 = result.wait.p99, connections = result.connections.mean, opens = result.opens }
+end
+
+local MOST = 256 -- connections, the largest size that is tried
+
+--- The smallest size from `low` on with which a replay fails nobody, and that replay; nil when there is none up to MOST.
+local function enough(workload, low)
+  local high, at_high = low
+  repeat
+    high = math.min(MOST, math.ceil(1.5 * high))
+    at_high = replay(workload, { size = high })
+  until at_high.failed == 0 or high == MOST
+  if at_high.failed > 0 then return nil end
+  while high - low > 1 do
+    local middle = (low + high) // 2
+    local at_middle = replay(workload, { size = middle })
+    if at_middle.failed == 0 then high, at_high = middle, at_middle else low = middle end
+  end
+  return high, at_high
+end
+
+--- Advice from a recording, with what replays of it show.
+---@param path string
+---@return table? found { recorded, counts, advice }
+---@return string? message
+function advise.from(path)
+  local recording = require "pool.recording"
+  local is, message = recording.read(path)
+  if not is then return nil, message end
+  if not is.stats then return nil, path .. ": it holds no figures yet: they are written every 10 s, and when it is closed" end
+  is.stats.settings = is.stats.settings or is.settings
+  local list, before = advise.of(is.stats), nil
+  local workload = recording.workload(path)
+  for _, advice in ipairs(list) do
+    if advice.settings and workload then
+      before = before or replay(workload)
+      advice.before, advice.after = before, replay(workload, advice.settings)
+      local size = advice.settings.size
+      if size and advice.after.failed > 0 then advice.enough, advice.at_enough = enough(workload, size) end
+    end
+  end
+  return { recorded = is, counts = outcomes_of(is), advice = list }
+end
+
+local ORDER = { "granted", "timeout", "overloaded", "connect", "lost", "cancelled" }
+
+local function replayed_text(run)
+  return ("%d failed, wait p99 %s, %.1f connections, %d opens"):format(run.failed, milliseconds(run.wait_p99), run.connections, run.opens)
+end
+
+local function print_found(path, found)
+  local is, words = found.recorded, {}
+  for _, outcome in ipairs(ORDER) do
+    if found.counts[outcome] then words[#words + 1] = ("%s %d"):format(outcome, found.counts[outcome]) end
+  end
+  io.stdout:write(("%s: %d requests in %.1f s from %s on%s (%s)\n"):format(path, #is.requests.at, is.seconds, is.began,
+    is.whole and "" or ", the first of them rotated away", table.concat(words, ", ")))
+  if #found.advice == 0 then io.stdout:write "nothing to complain of\n" end
+  for i, advice in ipairs(found.advice) do
+    io.stdout:write(("\n%d. %s\n   %s\n   try: %s\n"):format(i, advice.symptom, advice.evidence, advice.change))
+    if advice.after then
+      io.stdout:write(("   replayed as it was: %s\n   replayed so:        %s\n"):format(replayed_text(advice.before),
+        replayed_text(advice.after)))
+    end
+    if advice.enough then io.stdout:write(("   with size = %-3d      %s\n"):format(advice.enough, replayed_text(advice.at_enough))) end
+  end
+end
+
+--- Runs the verb; the exit code.
+function advise.main(args, complain, misuse)
+  local values, rest = require("pool.flags").parse(args, { json = {}, help = {} })
+  if not values then return misuse("advise: " .. rest) end
+  if values.help then return io.stdout:write(advise.HELP) and 0 end
+  if #rest ~= 1 then return misuse "advise: one recording is wanted: pool advise FILE (pool serve --record FILE makes one)" end
+  require "pool"
+  local found, message = advise.from(rest[1])
+  if not found then
+    complain("advise: " .. message)
+    return 1
+  end
+  if values.json then
+    io.stdout:write(core.json.encode { began = found.recorded.began, seconds = found.recorded.seconds, outcomes = found.counts,
+      requests = #found.recorded.requests.at, advice = core.array(found.advice) }, "\n")
+  else
+    print_found(rest[1], found)
+  end
+  return 0
 end
 
 return advise

@@ -12,6 +12,7 @@ usage: pool VERB [ARGUMENT...]
   serve APP.LUA      serve an application over HTTP
   run SCRIPT.LUA     run a Lua script with pool at hand
   simulate POLICY    judge a tuning policy in virtual time
+  advise RECORDING   what the figures of a recorded server say is wrong, and what to change
   size               a first size from what is known of the load
   settings           list every setting: default, range, environment variable; or its value here
   version            print the version
@@ -28,6 +29,8 @@ ready to answer. SIGTERM and SIGINT stop it gracefully: no new requests, 5 secon
 
   --listen HOST:PORT   where to listen, default 127.0.0.1:8080; port 0 picks a free one
   --policy FILE|NAME   a tuning policy: a file, reloaded when it is saved and on SIGHUP, or a built-in one (default, fixed, ...)
+  --record FILE        record when requests come and how long they hold connections, no SQL and no parameters, for
+                       `pool simulate --workload FILE` and `pool advise FILE`; bounded by record_limit
   --dev                causes of errors in responses: for development alone
   --NAME VALUE         any setting, as `pool settings` lists them: --size 20, --database-url=sqlite:///pool.db;
                        those that are on or off: --pre-ping, --no-pre-ping
@@ -47,13 +50,14 @@ Lists every setting: its default, range, environment variable, whether it can ch
                URL or the default; passwords are not shown
 ]],
   simulate = require("pool.simulate").HELP,
+  advise = require("pool.advise").HELP,
   size = require("pool.sizing").HELP,
   version = "usage: pool version\n",
   help = "usage: pool help [VERB]\n",
 }
 
-local LATER_VERBS = { advise = true, top = true }
-local LATER_FLAGS = { "admin", "workers", "watch", "record", "check" }
+local LATER_VERBS = { top = true }
+local LATER_FLAGS = { "admin", "workers", "watch", "check" }
 
 local function complain(...) io.stderr:write("pool: ", ..., "\n") end
 
@@ -64,7 +68,7 @@ end
 
 --- Flags of `serve`: its own, those of later, every setting.
 local function serve_flags(core)
-  local known = { listen = { value = true }, policy = { value = true }, dev = {}, help = {} }
+  local known = { listen = { value = true }, policy = { value = true }, record = { value = true }, dev = {}, help = {} }
   for _, name in ipairs(LATER_FLAGS) do known[name] = { value = true, later = true } end
   for name, with in pairs(core.later.setting) do known[(name:gsub("_", "-"))] = { value = true, later = with } end
   for _, setting in ipairs(core.settings()) do
@@ -173,6 +177,15 @@ local function start_tuner(pool, core, db, policy)
   return true, core.hangup_watch(function() tuner:reload() end)
 end
 
+--- The recording of a server's pool, nil when none is wanted; nil and what is wrong.
+local function start_recording(pool, db, path)
+  if not path then return nil end
+  local recording, err = db:record(path)
+  if not recording then return nil, err end
+  pool.log("info", ("recording to %s, at most %d bytes"):format(path, db:stats().settings.record_limit), {})
+  return recording
+end
+
 local function serve_in_task(pool, core, path, db, options)
   local application, message = load_app(path)
   if not application then return nil, message end
@@ -180,9 +193,12 @@ local function serve_in_task(pool, core, path, db, options)
   local tuned, hangups = start_tuner(pool, core, db, options.policy)
   if not tuned then return nil, hangups end
   local _ <close> = hangups
+  local recording <close>, refused = start_recording(pool, db, options.record)
+  if refused then return nil, refused end
   run_hooks(application, "start", db)
   local done, err = listen(pool, core, application, db, options)
   run_hooks(application, "stop", db)
+  if recording then recording:close() end -- while the pool still has figures
   db:close()
   if not done then return nil, err end
   error(STOPPED, 0)
@@ -222,7 +238,7 @@ function verbs.serve(args)
   local made, db = pcall(pool.new, settings)
   if not made then return misuse("serve: " .. tostring(db):gsub("^pool%.new: ", "")) end
   local _, done, err = xpcall(pool.run, failure, serve_in_task, pool, core, rest[1], db,
-    { host = host, port = port, dev = values.dev == "true", policy = values.policy })
+    { host = host, port = port, dev = values.dev == "true", policy = values.policy, record = values.record })
   if done == STOPPED then return 0 end
   complain(tostring(done or err))
   return FAILED
@@ -282,6 +298,10 @@ end
 
 function verbs.simulate(args)
   return require("pool.simulate").main(args, complain, misuse)
+end
+
+function verbs.advise(args)
+  return require("pool.advise").main(args, complain, misuse)
 end
 
 function verbs.size(args)

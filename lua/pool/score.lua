@@ -95,6 +95,23 @@ local function best_of(database)
   return best
 end
 
+--- Seconds of service that a trace brings in each second of it.
+local function demand_of(source)
+  local demand = {}
+  for i, at in ipairs(source.trace.at) do
+    local second = math.floor(at)
+    demand[second] = (demand[second] or 0) + source.trace.service[i]
+  end
+  return demand
+end
+
+local function trace_load(source, t)
+  source.demand = source.demand or demand_of(source)
+  local load = source.demand[math.floor(t)] or 0
+  if source.services[1].holding then return 0, load end
+  return load, 0
+end
+
 local function need_at(options, t, best)
   local work, holding, burst = 0, 0, 0
   local speed = speed_at(options.database, t)
@@ -107,6 +124,8 @@ local function need_at(options, t, best)
     elseif source.kind == "batch" then
       burst = math.max(burst, source.batch)
       rate = 0
+    elseif source.kind == "trace" then
+      rate, mean_work, mean_holding = 1, trace_load(source, t)
     end
     work, holding = work + (rate or 0) * mean_work, holding + (rate or 0) * mean_holding
   end

@@ -19,10 +19,10 @@ local sim = {}
 
 --- A named workload's table as options of sim.run; other options as they are.
 local function with_workload(options)
-  local given = options.workload
-  if type(given) ~= "string" then return options end
-  local workload, message = workloads.get(given)
-  if not workload then core.misuse("sim.run: workload: " .. message) end
+  local workload, message = options.workload, nil
+  if type(workload) == "string" then workload, message = workloads.get(workload) end
+  if not workload and message then core.misuse("sim.run: workload: " .. message) end
+  if type(workload) ~= "table" or type(workload.workload) ~= "table" then return options end
   local made = {}
   for name, value in pairs(options) do made[name] = value end
   made.workload, made.database = workload.workload, options.database or workload.database
@@ -68,7 +68,8 @@ end
 ---@field policy? string | table | function a path, a name, { policy = either, ...parameters }, or a tick function; nil: the settings stay
 ---@field settings? pool.Settings those of the pool; the defaults for what is not given, whatever the environment says
 ---@field limits? table<string, number[]> name = {low, high}: what the policy may not leave; default size 1..64, max_overflow 0..64
----@field workload string | table a name ("W2", "steady"), a file's path, a source of requests or an array of them
+---@field workload string | table a name ("W2", "steady"), a file's or a recording's path, what sim.workloads.get returned for one, a
+--- source of requests or an array of them
 ---@field database? table connect (seconds, or {round_trip=, work=}), max_connections, usl = {sigma=, kappa=},
 --- faults = {{kind=, at=, seconds=, value=}, ...}
 ---@field duration? number seconds, default 300
@@ -182,7 +183,7 @@ function sim.compare(options)
       local scores, err = scores_of(entry, workload, run)
       if not scores then return nil, err end
       local row = sim.mean(scores)
-      row.name, row.scores = workload, scores
+      row.name, row.scores = type(workload) == "table" and workload.name or workload, scores
       if p > 1 then
         local differences = {}
         for i, each in ipairs(scores) do differences[i] = each - cards[1].workloads[w].scores[i] end

@@ -115,6 +115,36 @@ local function pair_of(given, what, low, high)
   return { number(given[1], what .. "[1]", low, high), number(given[2], what .. "[2]", low, high) }
 end
 
+--- Arrays in step: at and service in seconds, key (0: none) and priority where they are given.
+local function trace_of(a, what)
+  local made = { at = {}, service = {}, key = {}, priority = {} }
+  if type(a.at) ~= "table" or type(a.service) ~= "table" or #a.at ~= #a.service then
+    fail("%s: at and service are wanted, two arrays of seconds of the same length, or path, a recording's", what)
+  end
+  for _, name in ipairs { "key", "priority" } do
+    if a[name] ~= nil and type(a[name]) ~= "table" then fail("%s.%s: an array is wanted, not %s", what, name, shown(a[name])) end
+  end
+  local keys, priorities = a.key or {}, a.priority or {}
+  for i, each in ipairs(a.at) do
+    made.at[i] = number(each, ("%s.at[%d]"):format(what, i), i > 1 and made.at[i - 1] or 0, FOREVER)
+    made.service[i] = number(a.service[i], ("%s.service[%d]"):format(what, i), 0, FOREVER)
+    made.key[i] = whole(keys[i], ("%s.key[%d]"):format(what, i), 0, 1 << 52, 0)
+    made.priority[i] = whole(priorities[i], ("%s.priority[%d]"):format(what, i), 0, 9, 5)
+  end
+  return made
+end
+
+--- What a recording's requests were, at their times.
+local function recorded_of(a, what)
+  for _, name in ipairs { "at", "service", "key", "priority" } do
+    if a[name] ~= nil then fail("%s: path and %s do not go together", what, name) end
+  end
+  if type(a.path) ~= "string" then fail("%s.path: a file's name is wanted, not %s", what, shown(a.path)) end
+  local trace, message = require("pool.recording").trace(a.path)
+  if not trace then fail("%s.path: %s", what, message) end
+  return trace
+end
+
 local ARRIVALS = {
   poisson = { fields = { "rate" }, read = function(a, what) return { points = rate_of(a.rate, what .. ".rate") } end },
   even = { fields = { "rate" }, read = function(a, what) return { points = rate_of(a.rate, what .. ".rate") } end },
@@ -133,16 +163,8 @@ local ARRIVALS = {
   closed = { fields = { "clients", "think" }, read = function(a, what)
     return { clients = whole(a.clients, what .. ".clients", 1, 1000000), think = number(a.think, what .. ".think", 0, FOREVER, 0.0) }
   end },
-  trace = { fields = { "at", "service" }, read = function(a, what)
-    local at, service = {}, {}
-    if type(a.at) ~= "table" or type(a.service) ~= "table" or #a.at ~= #a.service then
-      fail("%s: at and service are wanted, two arrays of seconds of the same length", what)
-    end
-    for i, each in ipairs(a.at) do
-      at[i] = number(each, ("%s.at[%d]"):format(what, i), i > 1 and at[i - 1] or 0, FOREVER)
-      service[i] = number(a.service[i], ("%s.service[%d]"):format(what, i), 0, FOREVER)
-    end
-    return { trace = { at = at, service = service } }
+  trace = { fields = { "path", "at", "service", "key", "priority" }, read = function(a, what)
+    return { trace = a.path ~= nil and recorded_of(a, what) or trace_of(a, what) }
   end },
 }
 local KINDS = {}

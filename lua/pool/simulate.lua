@@ -12,7 +12,8 @@ guard) against modelled callers and a modelled database, in virtual time, around
 as they are. The same flags print the same figures, to the last digit.
 
   --workload NAME      W1 .. W12 (trickle, steady, contended, diurnal, bursty, flash, mixture, closed, brownout, crash, neighbours,
-                       spike), a Lua file that returns one, several with commas, or all: W1 to W11; default W2
+                       spike), a Lua file that returns one, a recording (pool serve --record FILE), several with commas, or
+                       all: W1 to W11; default W2
   --seeds N            so many runs, of seeds S, S + 1, ...; default 1, with --compare 10
   --seed S             default 1
   --duration SECONDS   instead of the workload's own
@@ -96,14 +97,14 @@ local function workloads_of(sim, text)
   local names = {}
   if text == "all" then
     for i, workload in ipairs(sim.workloads.list()) do
-      if i <= 11 then names[i] = workload.name end
+      if i <= 11 then names[i] = workload end
     end
     return names
   end
   for name in text:gmatch "[^,]+" do
     local workload, message = sim.workloads.get(name)
     if not workload then error("--workload: " .. message, 0) end
-    names[#names + 1] = name
+    names[#names + 1] = workload -- once: a recording may be long
   end
   return names
 end
@@ -157,10 +158,10 @@ end
 
 local function run_all(sim, o)
   local rows = {}
-  for w, name in ipairs(o.workloads) do
-    rows[w] = { name = name, runs = {} }
+  for w, workload in ipairs(o.workloads) do
+    rows[w] = { name = workload.name, runs = {} }
     for i = 1, o.seeds do
-      local result, err = sim.run { policy = o.policy, settings = o.settings, limits = o.limits, workload = name, duration = o.duration,
+      local result, err = sim.run { policy = o.policy, settings = o.settings, limits = o.limits, workload = workload, duration = o.duration,
         seed = o.seed + i - 1 }
       if not result then error(err, 0) end
       rows[w].runs[i] = result

@@ -94,6 +94,7 @@ error "pool.types is for editors: nothing runs it"
 ---@field policy_time? number seconds of processor time of one call of a tuning policy, default 0.02
 ---@field policy_memory? integer bytes that a tuning policy's state may take, default 16777216
 ---@field policy_instructions? integer Lua instructions of one call of a tuning policy, default 10000000
+---@field record_limit? integer bytes that a recording may take on the disk
 ---@field probation? integer ticks in which a new version of a policy is watched, default 10; 0: none
 ---@field echo? boolean log every statement, never its parameters, default false
 
@@ -198,8 +199,15 @@ function Pool:with(options) end
 function Pool:tune(policy, options) end
 
 --- What this pool's figures say is wrong, since it was made: symptom, evidence, a change to try; the gravest first, empty when nothing is.
----@return { symptom: string, evidence: string, change: string }[]
+---@return pool.Advice[]
 function Pool:advise() end
+
+--- Records what this pool's requests for connections meet, to a file that is bounded (record_limit), until it is closed: when they came,
+--- how long they waited and held, how they ended, a key's hash, a priority; no SQL, no parameters (lua/pool/recording.lua).
+---@param path string a file to be made; a recording that is there becomes path.1
+---@return pool.Recording? recording
+---@return pool.Error? err kind settings
+function Pool:record(path) end
 
 --- The tuner of this pool.
 ---@return pool.Tuner?

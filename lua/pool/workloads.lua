@@ -103,14 +103,15 @@ local function load_file(path)
   return made
 end
 
---- A workload by its name ("W2", "steady") or from a file.
+--- A workload by its name ("W2", "steady"), from a file, or from a recording.
 ---@param name string
 ---@return table? workload
 ---@return string? message
 function workloads.get(name)
   if by_name[name] then return by_name[name] end
+  if require("pool.recording").is(name) then return require("pool.recording").workload(name) end
   if name:find "[/.]" then return load_file(name) end
-  return nil, ("there is no workload %s: it is a file, or one of %s"):format(name, names())
+  return nil, ("there is no workload %s: it is a file, a recording, or one of %s"):format(name, names())
 end
 
 return workloads

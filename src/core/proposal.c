@@ -16,8 +16,9 @@ static bool row_slews(const struct setting *row) {
 }
 
 int proposal_row(const struct setting *row) {
-  ptrdiff_t index = row - pool_settings_table.rows;
-  if (row < pool_settings_table.rows || index >= pool_settings_table.count || !row->live) return -1;
+  const struct setting *first = pool_settings_table.rows;
+  if (row < first || row >= first + pool_settings_table.count || !row->live) return -1;
+  ptrdiff_t index = row - first;
   INSIST(index < PROPOSAL_ROWS_MAX);
   return (int)index;
 }

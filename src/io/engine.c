@@ -214,6 +214,8 @@ void engine_when_empty(struct engine *e, void (*done)(void *), void *user) {
   if (done) engine_settle(e);
 }
 
+void engine_record(struct engine *e, struct recorder *recorder) { e->recorder = recorder; }
+
 void engine_setup_wanted(struct engine *e, bool wanted) { e->setup_wanted = wanted; }
 
 struct pool *engine_pool(const struct engine *e) { return e->core; }

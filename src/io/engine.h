@@ -13,6 +13,7 @@
 #include "core/pool.h"
 #include "db/driver.h"
 #include "loop.h"
+#include "recorder.h"
 
 struct engine;
 
@@ -57,6 +58,9 @@ struct conn {
   uint64_t lease;         /* of the lease: never the same twice; 0 when not leased */
   usec leased_at;
   usec idle_at;           /* since when it has been idle */
+  usec arrived;           /* of the lease, while there is a recorder: when it was asked for; -1: nobody records it */
+  uint64_t key;           /* and with what */
+  uint8_t priority;
   struct call *call;      /* whose statement runs; NULL when its caller left */
   struct call *held;      /* waits until a cancelled statement is over */
   struct watch watch;
@@ -120,6 +124,8 @@ void engine_cut(struct engine *);             /* drains, and everything ends now
                                                  the pool is empty once the goodbyes are over, in 1 s at most */
 /* done is called once the pool is empty; at once when it is. One watcher at a time; NULL to withdraw. */
 void engine_when_empty(struct engine *, void (*done)(void *user), void *user);
+/* Every request for a connection that ends from now on is added to it. Borrows; NULL: none. */
+void engine_record(struct engine *, struct recorder *);
 void engine_setup_wanted(struct engine *, bool wanted); /* whether events.setup is called for new connections */
 
 struct pool *engine_pool(const struct engine *);           /* for queries only: pool_stats, pool_failure, pool_settings */

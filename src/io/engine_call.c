@@ -70,11 +70,37 @@ void engine_query(struct engine *e, struct call *call, usec deadline) {
   engine_settle(e);
 }
 
+/* ---- recordings ---- */
+
+static void record_refused(const struct engine *e, const struct waiter *w, char outcome) {
+  struct recorded r = {.arrived = w->since, .waited = engine_now(e) - w->since, .key = w->key, .priority = w->priority, .outcome = outcome};
+  if (r.waited < 0) r.waited = 0;
+  recorder_add(e->recorder, &r);
+}
+
+static char failure_letter(enum pool_err kind) { return kind == POOL_TIMEOUT ? 't' : kind == POOL_OVERLOADED ? 'o' : 'e'; }
+
+static void record_granted(const struct engine *e, struct conn *c, const struct waiter *w) {
+  c->arrived = e->recorder ? w->since : -1;
+  c->key = w->key;
+  c->priority = w->priority;
+}
+
+static void record_lease(struct conn *c) {
+  const struct engine *e = c->engine;
+  struct recorded r = {.arrived = c->arrived, .waited = c->leased_at - c->arrived, .held = engine_now(e) - c->leased_at, .key = c->key,
+                       .priority = c->priority, .outcome = c->dead ? 'l' : 'g'};
+  c->arrived = -1;
+  if (r.waited < 0) r.waited = 0;
+  recorder_add(e->recorder, &r);
+}
+
 /* Why the core refused it; the room above adds what it knows of the pool. */
 void call_refused(struct engine *e, struct waiter *w) {
   struct call *call = waiter_call(w);
   struct pool_error *error = &e->error;
   const struct pool_error *failure = pool_failure(e->core);
+  if (e->recorder) record_refused(e, w, failure_letter(w->failed));
   if (w->failed == POOL_CONNECT && failure->kind != POOL_OK)
     *error = *failure;
   else
@@ -89,6 +115,7 @@ void call_refused(struct engine *e, struct waiter *w) {
 
 /* The lease of a query's connection ends with the query. */
 static void call_give_back(struct conn *c, enum outcome outcome) {
+  if (c->engine->recorder && c->arrived >= 0) record_lease(c);
   conn_unlease(c);
   if (outcome == OUTCOME_CLEAN) conn_rest(c);
   pool_release(c->engine->core, c->slot, engine_now(c->engine), outcome);
@@ -116,7 +143,10 @@ static void call_fail_dead(struct call *call) {
 static void call_send_refused(struct conn *c, struct call *call) {
   struct engine *e = c->engine;
   bool dead = e->driver->status(c->db) == DB_DEAD;
-  if (dead) conn_declare_dead(c, &e->error);
+  if (dead) {
+    conn_declare_dead(c, &e->error);
+    if (call->kind == CALL_QUERY) c->arrived = -1; /* it goes back in line: nothing has ended yet */
+  }
   if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));
   if (!dead)
     call_fail(call, &e->error);
@@ -149,6 +179,7 @@ void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
     return;
   }
   c->borrower = call->borrower;
+  if (e->recorder) record_granted(e, c, w);
   if (call->kind == CALL_QUERY) {
     call_send(c, call);
     return;
@@ -203,10 +234,12 @@ void call_resume_held(struct conn *c) {
 void call_statement_over(struct conn *c, struct db_result *result, const struct pool_error *error) {
   struct call *call = c->call;
   c->call = NULL;
+  bool again = error && call->kind == CALL_QUERY && error->kind == POOL_LOST && error->retryable;
+  if (again) c->arrived = -1;
   if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));
   if (!error)
     call_finish(call, result);
-  else if (call->kind == CALL_QUERY && error->kind == POOL_LOST && error->retryable)
+  else if (again)
     call_enter_line(c->engine, call, call->waiter.deadline);
   else
     call_fail(call, error);
@@ -218,7 +251,10 @@ void engine_leave(struct engine *e, struct call *call) {
   struct conn *c = call->conn;
   switch (call->state) {
     case CALL_OUT: return;
-    case CALL_IN_LINE: pool_cancel(e->core, &call->waiter, engine_now(e)); break;
+    case CALL_IN_LINE:
+      if (e->recorder) record_refused(e, &call->waiter, 'c');
+      pool_cancel(e->core, &call->waiter, engine_now(e));
+      break;
     case CALL_HELD: c->held = NULL; break;
     case CALL_RUNNING:
       INSIST(c->call == call);

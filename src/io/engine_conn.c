@@ -262,6 +262,7 @@ void conn_lease(struct conn *c) {
   c->job = CONN_LEASED;
   c->lease = ++e->serial;
   c->leased_at = engine_now(e);
+  c->arrived = -1;
   list_append(&e->leases, &c->leased);
 }
 

@@ -16,6 +16,7 @@ struct engine {
   struct pool *core;
   const struct driver *driver;
   struct db *db;
+  struct recorder *recorder; /* NULL: nobody listens. Borrows */
   struct db_settings db_settings;
   struct engine_events events;
   void *user;

@@ -23,6 +23,9 @@ static const struct setting host_rows[] = {
      .live = true, .help = "Lua instructions of one call of a tuning policy"},
     {"probation", "DB_POOL_PROBATION", SETTING_COUNT, AT(probation), "10", .max = 100000, .zero = "none", .live = true,
      .help = "ticks in which a new version of a policy is watched, and taken back when it fails or makes the figures worse"},
+    {"record_limit", "DB_POOL_RECORD_LIMIT", SETTING_COUNT, AT(record_limit), "67108864", .min = 65536, .max = 1e9, .live = true,
+     .help = "bytes that a recording (pool serve --record) may take on the disk, its older part included; a change counts from the next "
+             "one on"},
     {"echo", "DB_ECHO", SETTING_FLAG, AT(echo), "false", .live = true, .help = "log every statement, never its parameters"},
 };
 

@@ -16,6 +16,7 @@ struct host_settings {
   usec policy_time; /* CPU time of one call of a policy */
   int policy_memory, policy_instructions; /* bytes of its state; Lua instructions of one call */
   int probation;    /* ticks; 0 none */
+  int record_limit; /* bytes of a recording's two files together */
   bool echo;       /* log SQL, never its parameters */
 };
 

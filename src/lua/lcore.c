@@ -8,6 +8,7 @@
 #include "lmeter.h"
 #include "lpolicy.h"
 #include "lpool.h"
+#include "lrecorder.h"
 #include "lrows.h"
 #include "lruntime.h"
 #include "lscripted.h"
@@ -38,6 +39,7 @@ int luaopen_pool_core(lua_State *L) {
   lsignal_open(L);
   lsim_open(L);
   lmeter_open(L);
+  lrecorder_open(L);
   lticker_open(L);
   return 1;
 }

@@ -264,23 +264,34 @@ static void read_points(lua_State *L, struct sim_source *s) {
   lua_pop(L, 1);
 }
 
-/* The trace: { at = {seconds...}, service = {seconds...} } */
+/* The number at [i] of the array at `index`. */
+static lua_Number number_at(lua_State *L, int index, lua_Integer i) {
+  lua_rawgeti(L, index, i);
+  lua_Number n = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return n;
+}
+
+/* The trace: { at = {seconds...}, service = {seconds...}, key = {...}, priority = {...} } */
 static void read_trace(lua_State *L, struct simulation *sim, int number) {
   struct sim_source *s = &sim->options.sources[number];
   if (lua_getfield(L, -1, "trace") == LUA_TTABLE) {
-    lua_getfield(L, -1, "at");
-    lua_getfield(L, -2, "service");
-    size_t n = (size_t)lua_rawlen(L, -2);
+    int base = lua_gettop(L);
+    lua_getfield(L, base, "at");
+    lua_getfield(L, base, "service");
+    lua_getfield(L, base, "key");
+    lua_getfield(L, base, "priority");
+    size_t n = (size_t)lua_rawlen(L, base + 1);
     s->trace_count = n;
     s->trace = sim->traces[number] = calloc(n + 1, sizeof *sim->traces[number]);
     if (s->trace == NULL) luaL_error(L, "not enough memory");
     for (size_t i = 0; i < n; i++) {
-      lua_rawgeti(L, -2, (lua_Integer)i + 1);
-      lua_rawgeti(L, -2, (lua_Integer)i + 1);
-      sim->traces[number][i] = (struct sim_traced){(usec)(lua_tonumber(L, -2) * 1e6 + 0.5), (usec)(lua_tonumber(L, -1) * 1e6 + 0.5)};
-      lua_pop(L, 2);
+      lua_Integer at = (lua_Integer)i + 1;
+      sim->traces[number][i] = (struct sim_traced){
+          (usec)(number_at(L, base + 1, at) * 1e6 + 0.5), (usec)(number_at(L, base + 2, at) * 1e6 + 0.5),
+          (uint64_t)number_at(L, base + 3, at), (uint8_t)number_at(L, base + 4, at)};
     }
-    lua_pop(L, 2);
+    lua_settop(L, base);
   }
   lua_pop(L, 1);
 }

@@ -56,7 +56,7 @@ struct request *request_new(struct sim *sim, struct source *source) {
   }
   struct request *r = sim->free;
   sim->free = r->next_free;
-  *r = (struct request){.source = source};
+  *r = (struct request){.source = source, .key = source->is->key, .priority = source->is->priority};
   list_append(&sim->requests, &r->all);
   return r;
 }
@@ -99,6 +99,8 @@ static void caller_goes_on(struct sim *sim, struct request *r) {
   sim->result->retried++;
   next->work = r->work;
   next->holding = r->holding;
+  next->key = r->key;
+  next->priority = r->priority;
   next->thinker = thinker;
   next->attempt = r->attempt + 1;
   double mean = source->is->retry_after * ldexp(1, r->attempt);
@@ -237,9 +239,9 @@ static void request_begin(struct sim *sim, struct request *r) {
   request_count(sim, r);
   if (is->deadline > 0) event_plan(sim, &r->event, sim->now + seconds_usec(is->deadline), caller_gone);
   waiter_init(&r->waiter, sim->now + timeout, r);
-  r->waiter.key = is->key;
-  r->waiter.priority = is->priority;
-  if (is->key != 0 && sim->options->hooks.weight != NULL) r->waiter.weight = sim->options->hooks.weight(sim->options->hooks.user, is->key);
+  r->waiter.key = r->key;
+  r->waiter.priority = r->priority;
+  if (r->key != 0 && sim->options->hooks.weight != NULL) r->waiter.weight = sim->options->hooks.weight(sim->options->hooks.user, r->key);
   if (!admitted(sim, &r->waiter, timeout)) {
     request_failed(sim, r, POOL_OVERLOADED);
     return;
@@ -257,13 +259,7 @@ void sim_begin_request(struct sim *sim, struct event *event) {
   request_begin(sim, r);
 }
 
-void request_arrive(struct sim *sim, struct source *source, double work, bool holding) {
-  struct request *r = request_new(sim, source);
-  if (r == NULL) return;
-  r->work = work;
-  r->holding = holding;
-  request_begin(sim, r);
-}
+void request_arrive(struct sim *sim, struct request *r) { request_begin(sim, r); }
 
 /* ---- connections ---- */
 

@@ -27,12 +27,12 @@ enum sim_arrival {
   SIM_DIURNAL, /* Poisson, low + (high - low) (1 - cos(2 pi t / period)) / 2 */
   SIM_MMPP,    /* Poisson at rates[0] and rates[1] in turn, for exponential times of means[0] and means[1] seconds; begins with 0 */
   SIM_BATCH,   /* `batch` at once, at `first` and every `every` seconds after (0: once) */
-  SIM_TRACE,   /* at trace[i].at, served as trace[i].service says */
+  SIM_TRACE,   /* at trace[i].at, served as trace[i].service says, with that key and priority */
   SIM_CLOSED   /* `clients`, each thinking an exponential time of mean `think` between an answer and its next request */
 };
 
 struct sim_point { double at, rate; };      /* seconds; requests a second; linear between points, constant outside */
-struct sim_traced { usec at, service; };    /* since the trace's beginning */
+struct sim_traced { usec at, service; uint64_t key; uint8_t priority; }; /* since the trace's beginning; as the waiter's */
 
 enum sim_distribution { SIM_EXPONENTIAL, SIM_DETERMINISTIC, SIM_LOGNORMAL, SIM_HYPEREXPONENTIAL, SIM_ERLANG };
 

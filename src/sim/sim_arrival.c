@@ -75,9 +75,10 @@ static double rate_max(const struct sim_source *is) {
 /* ---- arrivals ---- */
 
 static void arrival(struct sim *sim, struct source *source) {
-  bool holding;
-  double work = source_work(source, &holding);
-  request_arrive(sim, source, work, holding);
+  struct request *r = request_new(sim, source);
+  if (r == NULL) return;
+  r->work = source_work(source, &r->holding);
+  request_arrive(sim, r);
 }
 
 static void poisson_fire(struct sim *sim, struct event *event);
@@ -116,7 +117,13 @@ static void trace_fire(struct sim *sim, struct event *event) {
   struct source *source = CONTAINER(event, struct source, event);
   const struct sim_traced *t = &source->is->trace[source->traced++];
   if (source->traced < source->is->trace_count) event_plan(sim, &source->event, t[1].at, trace_fire);
-  request_arrive(sim, source, (double)t->service * 1e-6, source->is->services[0].holding);
+  struct request *r = request_new(sim, source);
+  if (r == NULL) return;
+  r->work = (double)t->service * 1e-6;
+  r->holding = source->is->services[0].holding;
+  r->key = t->key;
+  r->priority = t->priority;
+  request_arrive(sim, r);
 }
 
 /* ---- two rates in turn ---- */

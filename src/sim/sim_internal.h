@@ -48,6 +48,8 @@ struct request {
   struct list all;          /* among those not free */
   usec began;               /* this attempt */
   double work;              /* seconds */
+  uint64_t key;
+  uint8_t priority;
   bool holding, gone;       /* gone: its caller does not wait any more */
   bool counted;             /* it began after the warm-up */
   bool thinker;             /* of a closed source: its answer makes the next request */
@@ -113,7 +115,7 @@ void source_begin(struct sim *, int number);
 double source_work(struct source *, bool *holding);      /* draws a request's service */
 
 /* ---- sim.c ---- */
-void request_arrive(struct sim *, struct source *, double work, bool holding);
+void request_arrive(struct sim *, struct request *);     /* its work is set */
 void sim_begin_request(struct sim *, struct event *);
 struct request *request_new(struct sim *, struct source *);
 void conn_killed(struct sim *, struct conn *);

@@ -6,10 +6,10 @@
 -- The ceiling: a database that is asked too much at once does less (Gunther's Universal Scalability Law: its throughput at n queries at a
 -- time is n / (1 + sigma (n - 1) + kappa n (n - 1)), highest at N* = sqrt((1 - sigma) / kappa)). Only a pool that is full, with a line
 -- behind it, shows what its ceiling does, so only then it is looked for: `settle` ticks at a ceiling, then a quarter down, for as long as
--- that costs no throughput. Once three ceilings are known the law is fitted to them and the next one is `headroom` N*, a quarter away at
--- most; where the fit is no such law, the smallest ceiling within `slack` of the best is kept (one step up is tried where down was worse).
--- What was found is doubted after `again` ticks, full or quiet. A database that slows down as a whole looks the same at every ceiling, and
--- leaves it where it is: the law's shape decides, not the time a statement takes.
+-- that costs no throughput (from fewer than 8, up first). Once three ceilings are known the law is fitted to them and the next one is
+-- `headroom` N*, a quarter away at most; where the fit is no such law, the smallest ceiling within `slack` of the best is kept (one step
+-- up is tried where down was worse). What was found is doubted after `again` ticks, full or quiet. A database that slows down as a whole
+-- looks the same at every ceiling, and leaves it where it is: the law's shape decides, not the time a statement takes.
 --
 -- Sources: Little 1961; Gunther 2007; .NET's thread pool hill climbing (Hellerstein, Morrison, Eilebrecht 2008) for the search.
 --
@@ -40,6 +40,8 @@ local window, floor, settle = number("window", 1, 3600, "integer"), number("floo
 local headroom = number("headroom", 0.5, 2)
 local most, again = number("most", 1, 1000, "integer"), number("again", 1, 1000000, "integer")
 local first = given.ceiling and number("ceiling", 1, 1000, "integer")
+
+local SMALL = 8 -- connections: below, the search goes up before it goes down
 
 -- The most of the last `window` values.
 local function peak(ring, value)
@@ -109,6 +111,10 @@ local function step(state, n)
   end
   if state.seen[n] < (1 - slack) * x and best ~= n then return best end -- back to what was better
   local down, up = math.max(1, math.floor(n * 0.75)), math.min(most, math.ceil(n * 1.25))
+  if n < SMALL and n == best then -- few databases do best with so few: up first, by what one tick can change size and overflow by
+    up = math.min(most, math.max(up, n + 2))
+    if not state.seen[up] then return up end
+  end
   if not state.seen[down] then return down end
   if n == best and not state.seen[up] and state.seen[down] < (1 - slack) * state.seen[n] then return up end
   return best
