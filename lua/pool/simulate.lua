@@ -20,6 +20,7 @@ as they are. The same flags print the same figures, to the last digit.
   --compare A,B,...    these policies beside each other on the same seeds: mean score and 95 % interval of each workload
   --param NAME=VALUE   a parameter of the policy; may be given once (several with commas)
   --limits NAME=LOW..HIGH,...   what no proposal leaves; default size=1..64,max_overflow=0..64
+  --html FILE          a page of its own with charts and decisions (of the first run of each workload), besides
   --decisions          what the policy proposed, and why (of the first run)
   --json               everything as JSON
   --NAME VALUE         any setting of the pool to begin with: --size 20, --timeout 0.8
@@ -29,7 +30,8 @@ open, opens, utilization, score (0 to 100, against a clairvoyant that knows the 
 ]]
 
 local OWN = { workload = { value = true }, seeds = { value = true }, seed = { value = true }, duration = { value = true },
-  compare = { value = true }, param = { value = true }, limits = { value = true }, decisions = {}, json = {}, help = {} }
+  compare = { value = true }, param = { value = true }, limits = { value = true },
+  decisions = {}, html = { value = true }, json = {}, help = {} }
 
 local function known_flags(core)
   local known = {}
@@ -159,7 +161,7 @@ end
 local function run_all(sim, o)
   local rows = {}
   for w, workload in ipairs(o.workloads) do
-    rows[w] = { name = workload.name, runs = {} }
+    rows[w] = { name = workload.name, word = workload.word, text = workload.text, runs = {} }
     for i = 1, o.seeds do
       local result, err = sim.run { policy = o.policy, settings = o.settings, limits = o.limits, workload = workload, duration = o.duration,
         seed = o.seed + i - 1 }
@@ -209,16 +211,29 @@ local function print_cards(write, cards)
   end
 end
 
+--- Writes a page to o.html.
+local function save(o, page)
+  local file, message = io.open(o.html, "wb")
+  if not file then error("--html: " .. message, 0) end
+  local fine, wrong = file:write(page)
+  local closed = file:close()
+  if not fine or not closed then error(("--html: %s: %s"):format(o.html, wrong or "it could not be written"), 0) end
+end
+
 local function compare(sim, o, write)
   local cards, err = sim.compare { policies = o.compare, workloads = o.workloads, seeds = o.seeds, seed = o.seed, settings = o.settings,
     limits = o.limits, duration = o.duration }
   if not cards then error(err, 0) end
+  if o.html then save(o, require("pool.report").cards(cards, { command = o.command })) end
   if o.json then write(require("pool.core").json.encode(cards), "\n") else print_cards(write, cards) end
 end
 
 local function go(sim, o, write)
   if o.compare then return compare(sim, o, write) end
   local rows = run_all(sim, o)
+  if o.html then
+    save(o, require("pool.report").runs(rows, { policy = o.label, command = o.command, mean = sim.mean }))
+  end
   if o.json then write(require("pool.core").json.encode(rows), "\n") else print_rows(sim, write, rows, o) end
 end
 
@@ -226,7 +241,8 @@ local function options_of(core, sim, values, rest, known)
   local o = { workloads = workloads_of(sim, values.workload or "W2"), seed = whole_of(values.seed or "1", "seed", 0),
     duration = values.duration and number_of(values.duration, "duration", 1e-6), limits = limits_of(values.limits),
     settings = settings_of(core, values, known), policy = policy_of(rest[1], params_of(values.param)),
-    json = values.json == "true", decisions = values.decisions == "true" }
+    json = values.json == "true",
+    html = values.html, label = rest[1] or "the settings as they are", decisions = values.decisions == "true" }
   if values.compare then
     if rest[1] then error("--compare names every policy itself: give none besides", 0) end
     o.compare = {}
@@ -248,6 +264,7 @@ function simulate.main(args, complain, misuse)
   local sim = require "pool.sim"
   local fine, o = pcall(options_of, core, sim, values, rest, known)
   if not fine then return misuse("simulate: " .. tostring(o)) end
+  o.command = "pool simulate " .. table.concat(args, " ")
   local done, err = pcall(go, sim, o, function(...) io.stdout:write(...) end)
   if done then return 0 end
   complain("simulate: " .. tostring(type(err) == "table" and err.message or err))
