@@ -112,4 +112,37 @@ describe("the real pool and the simulated one", function()
     end)
     assert.is_true(longest < 0.6 + 0.5, ("the last was answered after %.2f s"):format(longest))
   end)
+
+  it("tell a policy how many connections the database has, and how many are in use", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write [[return { every = 0.05, tick = function(s, state)
+      if s.database.in_use ~= state.last then
+        state.last = s.database.in_use
+        return { timeout = s.database.in_use / 100 + 5 }, ("%d of %d"):format(s.database.in_use, s.database.max_connections)
+      end
+    end }]]
+    file:close()
+    local db = pools.open { database_url = postgres.url {}, size = 3, max_overflow = 0, probation = 0 }
+    local reasons = {}
+    db:on("policy", function(_, _, reason) reasons[#reasons + 1] = reason end)
+    pool.run(function()
+      local most = assert(db:query [[select current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int n]])
+      local tuner = assert(db:tune(path))
+      local deadline = pool.now() + 10
+      while not reasons[1] and pool.now() < deadline do
+        assert(db:query "select 1")
+        pool.sleep(0.02)
+      end
+      local used, of = reasons[1]:match "^(%d+) of (%d+)$"
+      assert.equal(most[1].n, tonumber(of))
+      assert.is_true(tonumber(used) >= 1 and tonumber(used) < 20)
+      local before = db:stats().arrivals
+      pool.sleep(0.3)
+      assert.equal(before, db:stats().arrivals) -- a quiet pool is not asked
+      tuner:close()
+    end)
+    os.remove(path)
+  end)
 end)

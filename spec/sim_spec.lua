@@ -139,4 +139,16 @@ describe("pool simulate", function()
     assert.equal(1, code)
     assert.matches("there is no policy nosuch", complaints)
   end)
+
+  it("tells a policy's on_event as a live pool does", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write [[return { on_event = function(e, s, state) assert(s.timeouts > 0) error("heard " .. e.kind) end }]]
+    file:close()
+    local result = assert(sim.run { policy = path, settings = { size = 1, max_overflow = 0, timeout = 0.05 }, duration = 10,
+      workload = { arrival = { kind = "even", rate = 20 }, service = { kind = "deterministic", mean = 0.1 } } })
+    assert.matches("heard timeout", result.policy_failure)
+    assert.is_true(result.policy_failures >= 8 and result.timeouts > 50)
+    os.remove(path)
+  end)
 end)

@@ -195,3 +195,70 @@ describe("pool.testing.request", function()
     end)
   end)
 end)
+
+describe("pool.testing.policy", function()
+  local path
+
+  local function save(text)
+    local file = assert(io.open(path, "w"))
+    file:write(text)
+    file:close()
+    return path
+  end
+
+  before_each(function() path = os.tmpname() .. ".lua" end)
+  after_each(function()
+    os.remove(path)
+    os.remove((path:gsub("%.lua$", "")))
+  end)
+
+  it("runs a tick with the figures given, and tells what comes of it: limits and steps included", function()
+    local p <close> = testing.policy("examples/tune.lua", { settings = { size = 8 }, limits = { size = { 2, 11 } } })
+    local changes, reason = p:tick { waiting = 3, wait = { p95 = 0.05 } }
+    assert.same({ { size = 10 }, "wait p95 50 ms" }, { changes, reason })
+    assert.same({ size = 11 }, (p:tick { wait = { p95 = 0.05 } }))
+    assert.is_nil((p:tick { wait = { p95 = 0.05 } }))
+    assert.equal(11, p.settings.size)
+    for _ = 1, 60 do assert.is_nil((p:tick())) end
+    assert.same({ size = 10 }, (p:tick()))
+    assert.equal(64, p.now)
+  end)
+
+  it("fills in what follows from what is given", function()
+    save [[return { tick = function(s)
+      return nil, ("%d %d %d %g %g %d %g"):format(s.size, s.limit, s.total, s.utilization, s.leased_mean, s.idle, s.interval)
+    end, every = 2 }]]
+    local p <close> = testing.policy(path, { settings = { size = 4, max_overflow = 4 } })
+    assert.equal("4 8 6 0.75 6 0 2", (select(2, p:tick { leased = 6 })))
+    assert.equal("4 8 4 0 0 4 2", (select(2, p:tick())))
+  end)
+
+  it("asks the other hooks, carries state over a reload, and passes parameters", function()
+    save [[local given = ... return {
+      tick = function(s, state) state.n = (state.n or 0) + (given.by or 1) return nil, tostring(state.n) end,
+      admit = function(s, r) return s.waiting < 5 or r.priority > 7 end, weight = function(key) return key == "gold" and 4 or 1 end,
+      on_event = function(e) if e.kind == "lost" then error "lost" end end }]]
+    local p <close> = testing.policy { policy = path, by = 5 }
+    assert.equal("5", (select(2, p:tick())))
+    assert.same({ true, false, true }, { p:admit(), p:admit { waiting = 5 }, p:admit({ waiting = 5 }, { priority = 8 }) })
+    assert.same({ 4, 1 }, { p:weight "gold", p:weight "lead" })
+    p:event "timeout"
+    assert.error_matches(function() p:event "lost" end, "lost")
+    p:reload(path)
+    assert.equal("6", (select(2, p:tick())))
+    save "return {"
+    assert.has_error(function() p:reload(path) end)
+    assert.equal("7", (select(2, p:tick())))
+  end)
+
+  it("raises what is wrong: a policy that fails, a proposal that is refused, figures and options that do not exist", function()
+    save "return { tick = function(s) if s.waiting > 1 then error 'too many' end return { size = -5 } end }"
+    local p <close> = testing.policy(path)
+    assert.error_matches(function() p:tick { waiting = 2 } end, "too many")
+    assert.error_matches(function() p:tick() end, "size: %-5 is out of range")
+    assert.error_matches(function() p:tick { waitng = 2 } end, "no figure waitng")
+    assert.error_matches(function() p:tick { waiting = -2 } end, "waiting is not a whole number")
+    assert.error_matches(function() testing.policy "nope" end, "there is no policy nope")
+    assert.error_matches(function() testing.policy("fixed", { sed = 1 }) end, "no option sed")
+  end)
+end)

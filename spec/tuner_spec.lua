@@ -299,4 +299,29 @@ describe("db:tune", function()
       assert.error_matches(function() db:tune("fixed", { limits = { reset = { 1, 2 } } }) end, "limits: reset")
     end, 0)
   end)
+
+  it("tells on_event what happened and what others have set, and takes back a version whose on_event fails", function()
+    save [[local told = {}
+      return { name = "listener", on_event = function(e, s) told[#told + 1] = e.kind .. " " .. e.message end,
+        tick = function(s, state) if #told > 0 then local t = table.concat(told, ", ") told = {} return { recycle = s.now }, t end end }]]
+    tuned(function(db)
+      local tuner = assert(db:tune(path))
+      pool.sleep(2.5)
+      assert(db:configure { size = 3, timeout = 7 })
+      pool.sleep(1)
+      assert.matches("settings size 2 %-> 3, timeout 0.15 %-> 7$", tuner:history()[#tuner:history()].reason)
+      assert(db:configure { size = 1, timeout = 0.15 })
+      pool.sleep(3)
+      local text = {}
+      for _, entry in ipairs(tuner:history()) do text[#text + 1] = entry.reason end
+      assert.matches("timeout %d+", table.concat(text, "\n"))
+      assert.equal(2, select(2, table.concat(text, "\n"):gsub("settings ", "")))
+      assert(db:configure { probation = 5 })
+      save [[return { name = "deaf", on_event = function(e, s) error "what?" end }]]
+      assert(tuner:reload())
+      pool.sleep(3)
+      assert.same({ "listener live", "deaf rolled back" }, states(tuner))
+      assert.matches("what%?", tuner:versions()[2].reason)
+    end, 8, { size = 2, max_overflow = 0, probation = 0, timeout = 0.15 })
+  end)
 end)

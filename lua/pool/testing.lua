@@ -211,4 +211,125 @@ function testing.request(app, db, method, target, options)
   return answer
 end
 
+-- ---- policies ----
+
+---@class pool.testing.Policy
+---@field settings table<string, any> the pool's, as the policy has left them
+---@field now number virtual seconds
+---@field name string
+local Policy = {}
+Policy.__index = Policy
+
+local FIGURES = core.snapshot({}):table()
+local POLICY_OPTIONS = { settings = true, limits = true, seed = true }
+
+--- A snapshot of a pool with these figures; what is not given follows from what is, or is as in a pool where nothing happens.
+local function snapshot_of(self, figures)
+  if type(figures) ~= "table" then core.misuse("testing.policy: figures are a table, not a " .. type(figures)) end
+  local s = { now = self.now, interval = self.every, settings = self.settings, size = self.settings.size,
+    max_overflow = self.settings.max_overflow }
+  for name, value in pairs(figures) do
+    if FIGURES[name] == nil then core.misuse(("testing.policy: a snapshot has no figure %s"):format(tostring(name))) end
+    s[name] = value
+  end
+  s.limit = s.limit or s.size + s.max_overflow
+  s.leased = s.leased or 0
+  s.total = s.total or math.max(s.leased + (s.idle or 0), math.min(s.size, s.limit))
+  s.idle = s.idle or s.total - s.leased
+  s.leased_mean = s.leased_mean or s.leased + 0.0
+  s.leased_max = s.leased_max or s.leased
+  s.waiting_max = s.waiting_max or s.waiting
+  s.utilization = s.utilization or s.leased_mean / (s.size + s.max_overflow)
+  return s
+end
+
+--- One tick with these figures: what comes of the proposal, limits and steps included, and the reason; nil when nothing changes. The next
+--- tick is `every` later and sees the settings so. Raises when the policy fails or its proposal is refused (kind policy, settings).
+---@param figures? table as a policy's snapshot: { waiting = 5, wait = { p95 = 0.2 }, ... }
+---@return table<string, any>? changes
+---@return string? reason
+function Policy:tick(figures)
+  self.now = self.now + self.every
+  local changes, reason, err = self.policy:tick(snapshot_of(self, figures or {}))
+  if err then error(err, 0) end
+  if not changes then return nil, reason end
+  local made, refused = core.dispose(self.settings, changes, self.limits, true)
+  if not made then error(refused, 0) end
+  local different
+  for name, value in pairs(made) do
+    if value ~= self.settings[name] then
+      different = different or {}
+      different[name] = value
+    end
+  end
+  self.settings = made
+  return different, reason
+end
+
+--- What the policy's admit says; true without one.
+---@param figures? table
+---@param request? { key?: string, priority?: integer, timeout?: number }
+---@return boolean
+function Policy:admit(figures, request)
+  request = request or {}
+  return self.policy:admit(snapshot_of(self, figures or {}), request.key, request.priority or 5, request.timeout or self.settings.timeout)
+end
+
+--- What its weight says of a key; 1 without one.
+---@param key string
+---@return integer
+function Policy:weight(key) return self.policy:weight(key) end
+
+--- Tells its on_event; raises when that fails.
+---@param kind "timeout" | "overloaded" | "connect" | "lost" | "settings"
+---@param message? string default "1"
+---@param figures? table
+function Policy:event(kind, message, figures)
+  local fine, err = self.policy:event(kind, message or "1", snapshot_of(self, figures or {}))
+  if not fine then error(err, 0) end
+end
+
+local function load_policy(given, seed, old)
+  local policy, name = require("pool.policies").load(given, { seed = seed })
+  if not policy then error(name, 0) end
+  local begun, err = policy:begin(old)
+  if not begun then
+    policy:close()
+    error(err, 0)
+  end
+  return policy, name
+end
+
+--- Another version in its place, as a reload does it: the state is carried over. Raises, and changes nothing, when it cannot be loaded.
+---@param given string | table as in testing.policy
+function Policy:reload(given)
+  local old = self.policy
+  self.policy, self.name = load_policy(given, self.seed, old)
+  self.every = self.policy.every
+  old:close()
+end
+
+function Policy:close() self.policy:close() end
+Policy.__close = Policy.close
+
+--- A policy to be called by hand, in its real sandbox: a path, a built-in one's name, or { policy = either, ...parameters }. Raises when it
+--- cannot be loaded. For what it does to traffic there is require "pool.sim".
+---
+---   local p <close> = testing.policy({ policy = "tune.lua", wait = 0.02 }, { settings = { size = 8 } })
+---   assert.same({ size = 10 }, (p:tick { waiting = 3, wait = { p95 = 0.05 } }))
+---@param given string | table
+---@param options? { settings?: pool.Settings, limits?: table<string, number[]>, seed?: integer }
+---@return pool.testing.Policy
+function testing.policy(given, options)
+  options = options or {}
+  for name in pairs(options) do
+    if not POLICY_OPTIONS[name] then
+      core.misuse(("testing.policy: there is no option %s (limits, seed, settings)"):format(tostring(name)))
+    end
+  end
+  local policy, name = load_policy(given, options.seed)
+  return setmetatable({ policy = policy, name = name, every = policy.every, seed = options.seed, limits = options.limits, now = 0.0,
+    settings = core.snapshot({ settings = options.settings }):table().settings }, Policy)
+end
+
 return testing

@@ -265,20 +265,25 @@ local function propose(self, changes, reason)
   local done
   done, err = core.configure_by(self.db, diff, "policy " .. self.live.name)
   if not done then return refuse(self, err) end
-  self.refusal = nil
+  self.refusal, self.left = nil, done
   if self.trial then
     for name in pairs(diff) do self.trial.changed[name] = true end
   end
   tell(self, "info", words, self.live, reason)
 end
 
---- What a tick tells a policy that listens: one event a kind, with how many there were.
-local function events(self, snapshot, figures)
-  local kinds = { { "timeout", figures.timeouts }, { "overloaded", figures.rejected }, { "connect", figures.open_failures },
-    { "lost", figures.lost } }
-  for _, each in ipairs(kinds) do
-    if each[2] > 0 then self.live.policy:event(each[1], tostring(each[2]), snapshot) end
-  end
+--- What a tick tells a policy that listens: one event a kind, with how many there were; and what others have set since. nil and what is
+--- wrong when its on_event failed.
+local function events(self, snapshot)
+  local live = self.live
+  local fine, err = live.policy:tell(snapshot)
+  local now = self.db:stats().settings
+  local before = self.left or now
+  self.left = now
+  if not fine then return nil, err end
+  local _, words = difference(before, now, now)
+  if words == "" then return true end
+  return live.policy:event("settings", words, snapshot)
 end
 
 local function shadow_tick(self, snapshot)
@@ -309,33 +314,33 @@ end
 
 local function record(self, snapshot)
   local s = snapshot:table()
-  local figures = { snapshot = snapshot, grants = s.wait.count, p99 = s.wait.p99, arrivals = s.arrivals, timeouts = s.timeouts,
-    rejected = s.rejected, lost = s.lost, failed = s.timeouts + s.rejected, open_failures = s.open_failures }
+  local figures = { snapshot = snapshot, grants = s.wait.count, p99 = s.wait.p99, arrivals = s.arrivals,
+    failed = s.timeouts + s.rejected, open_failures = s.open_failures }
   table.insert(self.ring, figures)
   if #self.ring > RING then
     table.remove(self.ring, 1)
     if self.trial then self.trial.first = math.max(1, self.trial.first - 1) end
   end
-  return figures
 end
 
 local function tick(self, lag)
   local snapshot = self.meter:take(lag)
   if not snapshot then return self:close() end
-  local figures = record(self, snapshot)
+  record(self, snapshot)
   if self.watch and core.now() - (self.looked or 0) >= LOOK then
     self.looked = core.now()
     self.look(self)
   end
   if self.shadowed then shadow_tick(self, snapshot) end
   if not self.live then return end
-  if self.live.policy.hooks.on_event then events(self, snapshot, figures) end
-  if self.trial then watch_trial(self) end
-  if not self.live or not self.live.policy.hooks.tick then return end
-  local live = self.live
+  local live, told, wrong = self.live, true, nil
+  if live.policy.hooks.on_event then told, wrong = events(self, snapshot) end
+  if not told then fail(self, message_of(wrong)) end
+  if self.trial and self.live == live then watch_trial(self) end
+  if self.live ~= live or not live.policy.hooks.tick then return end
   local changes, reason, err = live.policy:tick(snapshot)
   if err then return fail(self, message_of(err)) end
-  self.strikes = 0
+  if told then self.strikes = 0 end
   if changes then propose(self, changes, reason) end
 end
 

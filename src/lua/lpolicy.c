@@ -343,6 +343,22 @@ enum pool_err policy_event(struct policy *p, const char *kind, const char *messa
   return hook_run(p, POLICY_EVENT, event_body, &call, error);
 }
 
+enum pool_err policy_tell(struct policy *p, const struct snapshot *s, const struct settings *now, struct pool_error *error) {
+  const struct {
+    const char *kind;
+    uint64_t count;
+  } kinds[] = {{"timeout", s->timeouts}, {"overloaded", s->rejected}, {"connect", s->open_failures}, {"lost", s->lost}};
+  char many[24];
+  if (!policy_has(p, POLICY_EVENT)) return POOL_OK;
+  for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+    if (kinds[i].count == 0) continue;
+    snprintf(many, sizeof many, "%llu", (unsigned long long)kinds[i].count);
+    enum pool_err err = policy_event(p, kinds[i].kind, many, s, now, error);
+    if (err != POOL_OK) return err;
+  }
+  return POOL_OK;
+}
+
 static int weight_body(lua_State *P) {
   struct call *c = lua_touserdata(P, 1);
   int whole;

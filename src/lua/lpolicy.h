@@ -77,6 +77,9 @@ bool policy_admit(struct policy *, const struct stats *, const char *key, size_t
 enum pool_err policy_event(struct policy *, const char *kind, const char *message, const struct snapshot *, const struct settings *now,
                            struct pool_error *error);
 
+/* on_event for what happened in a snapshot's interval: one a kind, with how many there were as its message; before the tick. */
+enum pool_err policy_tell(struct policy *, const struct snapshot *, const struct settings *now, struct pool_error *error);
+
 /* weight(key) -> 1..255, 1 when it fails or says nothing. */
 uint8_t policy_weight(struct policy *, const char *key, size_t length);
 

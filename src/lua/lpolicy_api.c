@@ -130,6 +130,16 @@ static int lpolicy_event(lua_State *L) {
   return true_or_error(L, policy_event(p, kind, message, &snapshot, &now, &error), &error);
 }
 
+/* tell(snapshot): what happened in its interval, as events */
+static int lpolicy_tell(lua_State *L) {
+  struct pool_error error;
+  struct policy *p = lpolicy_check(L, 1);
+  struct snapshot snapshot;
+  struct settings now;
+  policy_check_snapshot(L, 2, &snapshot, &now);
+  return true_or_error(L, policy_tell(p, &snapshot, &now, &error), &error);
+}
+
 /* admit(snapshot, key?, priority, timeout): the snapshot's gauges alone are shown to it */
 static int lpolicy_admit(lua_State *L) {
   struct policy *p = lpolicy_check(L, 1);
@@ -287,7 +297,7 @@ static int api_dispose(lua_State *L) {
 void lpolicy_open(lua_State *L) {
   static const luaL_Reg methods[] = {{"begin", lpolicy_begin}, {"tick", lpolicy_tick},     {"event", lpolicy_event},
                                      {"admit", lpolicy_admit}, {"weight", lpolicy_weight}, {"figures", lpolicy_figures},
-                                     {"close", lpolicy_close}, {NULL, NULL}};
+                                     {"tell", lpolicy_tell},   {"close", lpolicy_close},   {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", lpolicy_close}, {"__close", lpolicy_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"policy", api_policy}, {"dispose", api_dispose}, {"snapshot", api_snapshot}, {NULL, NULL}};
   static const luaL_Reg snapshot_methods[] = {{"table", lsnapshot_table}, {NULL, NULL}};

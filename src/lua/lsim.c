@@ -119,6 +119,8 @@ static bool hook_tick(void *user, const struct snapshot *snapshot, const struct 
   struct simulation *s = user;
   struct pool_error error;
   s->now = snapshot->now;
+  if (policy_tell(s->policy, snapshot, now, &error) != POOL_OK) policy_failed(s, &error);
+  if (!policy_has(s->policy, POLICY_TICK)) return false;
   if (policy_tick(s->policy, snapshot, now, out, &error) == POOL_OK) return out->given != 0;
   policy_failed(s, &error);
   return false;
@@ -521,7 +523,7 @@ static void set_hooks(lua_State *L, struct simulation *s) {
   } else if (!lua_isnoneornil(L, 2)) {
     s->policy = lpolicy_check(L, 2);
     hooks->every = policy_every(s->policy);
-    if (policy_has(s->policy, POLICY_TICK)) hooks->tick = hook_tick;
+    if (policy_has(s->policy, POLICY_TICK) || policy_has(s->policy, POLICY_EVENT)) hooks->tick = hook_tick;
     if (policy_has(s->policy, POLICY_ADMIT)) hooks->admit = hook_admit;
     if (policy_has(s->policy, POLICY_WEIGHT)) hooks->weight = hook_weight;
   }
