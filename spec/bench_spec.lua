@@ -45,4 +45,11 @@ describe("spec/bench/run", function()
     assert.truthy(tonumber((cells[4]:match("^%S+"))) > 0)
     assert.matches("^%d+%.%d µs$", row(output, "db:query: CPU of the client")[2])
   end)
+
+  it("counts simulated requests and ticks", function()
+    local output, code = bench "--quick --only tuning --markdown"
+    assert.equal(0, code, output)
+    assert.matches("^%d+ %(%d+–%d+%)$", row(output, "a simulated request, fixed settings, a CPU second")[2])
+    assert.matches("^%d+ µs", row(output, "a tick of default  ")[2])
+  end)
 end)

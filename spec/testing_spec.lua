@@ -18,6 +18,19 @@ describe("pool.testing.run", function()
     end)
   end)
 
+  it("refuses pools of another time, which would wait for ever", function()
+    local real <close> = pool.new "sqlite:///:memory:"
+    local inner
+    testing.run({}, function(db)
+      inner = db
+      assert.error_matches(function() real:query "select 1" end, "belongs to another time")
+      assert.error_matches(function() real:acquire() end, "belongs to another time")
+      assert(db:query "select 1")
+    end)
+    assert(real:query "select 1")
+    assert.is_false((pcall(inner.query, inner, "select 1")))
+  end)
+
   it("hands the statement and its parameters to the function", function()
     local seen
     testing.run({ database = function(...)

@@ -43,11 +43,14 @@ local function checked(options)
   return made
 end
 
+local PATIENCE = 60 -- seconds of processor time a call, unless policy_time is given: a busy machine must not change what comes out
+
 --- What runs as the tick: nil, a pool.Policy that has begun, or a function of this state.
-local function tick_of(policy, seed)
+local function tick_of(policy, seed, settings)
   if policy == nil then return nil end
   if type(policy) == "function" then return policy, "function" end
-  local made, name = policies.load(policy, { seed = seed })
+  local made, name = policies.load(policy, { seed = seed, time = settings.policy_time or PATIENCE, memory = settings.policy_memory,
+    instructions = settings.policy_instructions })
   if not made then return nil, name end
   local begun, err = made:begin()
   if not begun then
@@ -66,7 +69,8 @@ end
 
 ---@class pool.sim.Options
 ---@field policy? string | table | function a path, a name, { policy = either, ...parameters }, or a tick function; nil: the settings stay
----@field settings? pool.Settings those of the pool; the defaults for what is not given, whatever the environment says
+---@field settings? pool.Settings those of the pool; the defaults for what is not given, whatever the environment says. Of a policy's
+--- limits policy_time counts only when it is given: instructions and memory are the same on every machine
 ---@field limits? table<string, number[]> name = {low, high}: what the policy may not leave; default size 1..64, max_overflow 0..64
 ---@field workload string | table a name ("W2", "steady"), a file's or a recording's path, what sim.workloads.get returned for one, a
 --- source of requests or an array of them
@@ -91,7 +95,7 @@ function sim.run(options)
   if type(options) ~= "table" then core.misuse("sim.run: options are a table, not a " .. type(options)) end
   local flat = with_workload(options)
   local made = checked(flat)
-  local policy, name = tick_of(options.policy, made.seed)
+  local policy, name = tick_of(options.policy, made.seed, made.settings)
   if options.policy ~= nil and not policy then return nil, name end
   local result, err = core.simulate(made, policy)
   local figures = figures_of(policy)

@@ -221,6 +221,7 @@ local Policy = {}
 Policy.__index = Policy
 
 local FIGURES = core.snapshot({}):table()
+local PATIENCE = 60 -- seconds of processor time a call: instructions and memory are limits enough for a test
 local POLICY_OPTIONS = { settings = true, limits = true, seed = true }
 
 --- A snapshot of a pool with these figures; what is not given follows from what is, or is as in a pool where nothing happens.
@@ -290,7 +291,7 @@ function Policy:event(kind, message, figures)
 end
 
 local function load_policy(given, seed, old)
-  local policy, name = require("pool.policies").load(given, { seed = seed })
+  local policy, name = require("pool.policies").load(given, { seed = seed, time = PATIENCE })
   if not policy then error(name, 0) end
   local begun, err = policy:begin(old)
   if not begun then

@@ -149,6 +149,24 @@ function section.rows()
   end
 end
 
+function section.tuning()
+  local function rate(kind)
+    local took = measure.work(work(kind), scale(3000000, 200000))
+    return took.count / took.cpu
+  end
+  local kinds = { { "simulated", "a simulated request, fixed settings", "1000000" }, { "simulated_default", "the same under default" } }
+  for _, row in ipairs(kinds) do
+    local name, what, goal = table.unpack(row)
+    add_instructions(what, work(name), 60000, 660000)
+    local spread = measure.in_turn(turns(), { "ours" }, { ours = function() return rate(name) end }).ours
+    add { what = what .. ", a CPU second", ours = ("%.0f (%.0f–%.0f)"):format(spread.median, spread.min, spread.max), goal = goal }
+  end
+  add_instructions("a tick of default", work "tick", 100, 1100)
+  local ticks = per_unit(work "tick", scale(20000, 2000), "cpu", 1e6)
+  add_time("a tick of default", measure.in_turn(turns(), { "ours" }, { ours = ticks }).ours, "µs")
+  add_instructions("db:acquire() + c:release(), recorded", work "recorded", 1000, 11000)
+end
+
 -- { rate, cpu (seconds of the server a request) }
 local function wrk(url, server)
   local before = measure.cpu(server.pid)
@@ -181,7 +199,7 @@ function section.serve()
   end
 end
 
-local SECTIONS = { "core", "lease", "query", "memory", "tasks", "rows", "serve" }
+local SECTIONS = { "core", "lease", "query", "memory", "tasks", "rows", "tuning", "serve" }
 local TITLES = { what = "what", ours = "ours", rival = "the rival's", ratio = "ours ÷ rival's", goal = "goal" }
 local COLUMNS = { "what", "ours", "rival", "ratio", "goal" }
 

@@ -141,6 +141,43 @@ end
 
 work.sleeping = function(count) return 0, 0, weigh(count, function() pool.sleep(PATIENCE) end) end
 
+-- A lease as above, written down by a recording.
+function work.recorded(count)
+  local db = new {}
+  open_all(db)
+  local path = os.tmpname()
+  os.remove(path)
+  local recording = assert(db:record(path))
+  local wall, cpu = measure(count, function(n) leases(db, n) end)
+  recording:close()
+  os.remove(path)
+  os.remove(path .. ".1")
+  return wall, cpu
+end
+
+-- Simulated requests: 600 a second upon 10 + 20 connections, a line now and then, with these settings or under this policy.
+local function simulated(policy)
+  return function(count)
+    local sim = require "pool.sim"
+    local function run(seconds)
+      assert(sim.run { policy = policy, workload = "W3", duration = seconds, seed = 1, timeline = 0, score = false })
+    end
+    run(1)
+    return measure(count, function(n) run(n / 600) end)
+  end
+end
+work.simulated, work.simulated_default = simulated(nil), simulated "default"
+
+-- Ticks of the default policy, snapshot in and proposal out.
+function work.tick(count)
+  local p = require("pool.testing").policy "default"
+  local busy = { leased = 20, waiting = 3, releases = 600, arrivals = 600, grants = 600, hold = { count = 600, mean = 0.02, p50 = 0.02 },
+    wait = { count = 600, mean = 0.005, p95 = 0.02, p99 = 0.03 } }
+  return measure(count, function(n)
+    for _ = 1, n do p:tick(busy) end
+  end)
+end
+
 local name, count = arg[1], tonumber(arg[2])
 if not work[name] or not count then
   io.stderr:write("usage: work.lua NAME COUNT\n")

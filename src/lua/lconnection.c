@@ -156,7 +156,7 @@ int lconnection_acquire(lua_State *L) {
   if (!lua_isnil(L, 2)) lview_options(L, 2, p, "db:acquire", &p->ask);
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
-  struct lcall *q = lquery_begin(t, p);
+  struct lcall *q = lquery_begin(L, t, p);
   if (p->policy && !lmeter_admit(p, &q->call.waiter.weight)) return lmeter_refuse(L);
   ltask_set_line(t, p);
   engine_lease(p->engine, &q->call, lpool_patience(p));
@@ -241,7 +241,7 @@ static int connection_start(lua_State *L, const char *who, enum lquery_answer an
   struct task *t = ltask_enter(L);
   lconnection_check_free(L, l, who);
   if (lquery_late(L, t)) return 2;
-  struct lcall *q = lquery_begin(t, l->pool);
+  struct lcall *q = lquery_begin(L, t, l->pool);
   q->answer = (uint8_t)answer;
   if (answer == ANSWER_DONE) {
     if (lua_gettop(L) > 2) lerror_misuse(L, "c:exec takes a script and no parameters: use c:query");

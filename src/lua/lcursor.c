@@ -126,7 +126,7 @@ static int cursor_next(lua_State *L) {
     lerror_fail(L, POOL_CANCELLED, "the statement was cancelled while its rows were being read");
     return cursor_raise(L, c);
   }
-  struct lcall *q = lquery_begin(t, c->pool);
+  struct lcall *q = lquery_begin(L, t, c->pool);
   engine_fetch(c->lease->conn, (q->call.conn = c->lease->conn, &q->call));
   return lquery_wait(L, t, cursor_next_k);
 }
@@ -161,7 +161,7 @@ static int cursor_begin(lua_State *L) {
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, CURSOR_CONNECTION);
   lua_insert(L, 2);
-  struct lcall *q = lquery_begin(t, l->pool);
+  struct lcall *q = lquery_begin(L, t, l->pool);
   q->call.statement.stream = true;
   if (!lquery_statement(L, q, 3, "c:rows")) return lua_error(L);
   c->stream = ++l->stream;

@@ -123,7 +123,8 @@ struct lcall {
   struct param params[2];
 };
 
-struct lcall *lquery_begin(struct task *, struct lpool *);          /* zeroes the scratch */
+struct lcall *lquery_begin(lua_State *L, struct task *, struct lpool *); /* zeroes the scratch; raises where the task is in virtual time
+                                                                               and the pool is not */
 /* Fills the statement from the stack: SQL at `index`, parameters after it. false: nil and an error are pushed. Pushes values
    that must stay until the call ended. `who` names the method in messages. */
 bool lquery_statement(lua_State *L, struct lcall *, int index, const char *who);

@@ -100,7 +100,9 @@ static void lcall_abort(struct task *t) {
 
 static bool lcall_is_held(const struct holding *h, const void *q) { return h == &((const struct lcall *)q)->undelivered; }
 
-struct lcall *lquery_begin(struct task *t, struct lpool *p) {
+struct lcall *lquery_begin(lua_State *L, struct task *t, struct lpool *p) {
+  if (ltask_runtime(t) != p->runtime)
+    lerror_misuse(L, "this pool belongs to another time: one made outside of testing.run cannot be used inside, nor the other way round");
   struct lcall *q = ltask_scratch(t);
   if (ltask_holds(t, lcall_is_held, q)) lcall_drop(&q->undelivered); /* an earlier one's: memory was too short to hand it over */
   memset(q, 0, offsetof(struct lcall, params));
@@ -300,7 +302,7 @@ static int query_start(lua_State *L, const char *who, enum lquery_answer answer)
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   if (lquery_late(L, t)) return 2;
-  struct lcall *q = lquery_begin(t, p);
+  struct lcall *q = lquery_begin(L, t, p);
   q->answer = (uint8_t)answer;
   if (answer == ANSWER_DONE) {
     if (lua_gettop(L) > 2) lerror_misuse(L, "db:exec takes a script and no parameters: use db:query");

@@ -78,6 +78,8 @@ static bool task_finalising(lua_State *L) {
 #endif
 }
 
+struct runtime *ltask_runtime(const struct task *t) { return t->runtime; }
+
 static struct task *task_synchronous(lua_State *L, struct runtime *r) { return task_finalising(L) ? r->finaliser : r->self; }
 
 struct task *ltask_current(lua_State *L) {

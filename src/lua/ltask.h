@@ -80,6 +80,8 @@ void ltask_forget_failure(struct task *);         /* nobody needs to hear of it 
 void ltask_again(struct task *);                  /* in a continuation that waits once more */
 void ltask_push_traceback(lua_State *L, struct task *); /* where it is now, as text */
 
+struct runtime *ltask_runtime(const struct task *);
+
 /* For lruntime. */
 struct task *ltask_make_self(lua_State *L, struct runtime *); /* pushes it */
 void ltask_attach(struct runtime *);
