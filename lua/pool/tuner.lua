@@ -64,10 +64,9 @@ local function remember(self, version)
   self.count = self.count + 1
   version.version = self.count
   table.insert(self.list, version)
-  while #self.list > VERSIONS do
-    local oldest = self.list[1]
-    if oldest == self.live or oldest == self.fallback or oldest == self.shadowed then break end
-    table.remove(self.list, 1)
+  if #self.list <= VERSIONS then return end
+  for i, oldest in ipairs(self.list) do -- at most three of the twenty are in use
+    if oldest ~= self.live and oldest ~= self.fallback and oldest ~= self.shadowed then return table.remove(self.list, i) end
   end
 end
 
@@ -186,9 +185,9 @@ local function flip(self, version, what, reason)
   self.before_trial = self.trial.settings
   self.live, self.strikes, self.refusal = version, 0, nil
   version.state, version.since = self.trial.left > 0 and "probation" or "live", core.now()
+  core.set_policy(self.db, version.policy)
   if before and before.state == "replaced" then retire(self, before) end
   if self.trial.left == 0 then self.trial = nil end
-  core.set_policy(self.db, version.policy)
   arm(self)
   tell(self, "info", what, version, reason)
 end
@@ -364,15 +363,18 @@ local function adopt(self, version, what)
   return true
 end
 
-local function given_of(given)
+local function given_of(given, who)
+  local params = {}
   if type(given) == "table" then
-    local params = {}
     for name, value in pairs(given) do
       if name ~= "policy" then params[name] = value end
     end
-    return given.policy, params
+    given = given.policy
   end
-  return given, {}
+  if type(given) ~= "string" then
+    core.misuse(("%s: a policy is a path, a name, or {policy = name or path, ...}, not a %s"):format(who, type(given)))
+  end
+  return given, params
 end
 
 --- Looks at the file: a new text goes through the stages. `asked`: by a person, for whom a text that was seen before, but is not live,
@@ -408,10 +410,7 @@ local function watch_file(self)
 end
 
 local function take(self, given, options)
-  local name, params = given_of(given)
-  if type(name) ~= "string" then
-    core.misuse(("db:tune: a policy is a path, a name, or {policy = name or path, ...}, not a %s"):format(type(name)))
-  end
+  local name, params = given_of(given, "db:tune")
   local source, chunk = policies.source(name)
   if not source then return nil, core.error { kind = "policy", message = chunk } end
   local limits = options and options.limits
@@ -477,7 +476,7 @@ function Tuner:source(number) return version_of(self, number).source end
 ---@return true?
 ---@return any err
 function Tuner:shadow(given)
-  local name, params = given_of(given)
+  local name, params = given_of(given, "tuner:shadow")
   local source, chunk = policies.source(name)
   if not source then return nil, core.error { kind = "policy", message = chunk } end
   local version = candidate(name, params, source, chunk)
