@@ -161,6 +161,46 @@ static void test_many_keys(void) {
   }
 }
 
+/* Keys come and go while the table of groups is full. */
+static void test_table(void) {
+  static struct queue q;
+  static struct waiter waiters[2 * QUEUE_GROUPS];
+  struct waiter *strange = &waiters[QUEUE_GROUPS], *again = strange + 1;
+  queue_init(&q);
+  for (int i = 0; i < 2 * QUEUE_GROUPS; i++) {
+    waiter_init(&waiters[i], NEVER, NULL);
+    waiters[i].key = 1 + (uint64_t)i;
+  }
+  TEST("a key that came when the table was full stays with its strangers when there is room again, and is counted there") {
+    for (int i = 0; i < QUEUE_GROUPS - 1; i++) queue_add(&q, &waiters[i], 0);
+    strange->key = again->key = 1000;
+    queue_add(&q, strange, 0);
+    CHECK(queue_of_key(&q, 1000) >= 1);
+    struct waiter *gone = waiters[0].group == strange->group ? &waiters[1] : &waiters[0];
+    queue_remove(&q, gone);
+    queue_add(&q, again, 0);
+    queue_assert(&q, 0);
+    CHECK(again->group == strange->group);
+    while (queue_take(&q, 0) != NULL) continue;
+  }
+  TEST("a key that gets the place of one which was served does not pay for its turn") {
+    memset(&q, 0, sizeof q);
+    queue_init(&q);
+    queue_add(&q, &waiters[0], 0);
+    const struct queue_group *place = waiters[0].group;
+    CHECK(queue_take(&q, 0) == &waiters[0]);
+    for (int i = 1; i < QUEUE_GROUPS - 1; i++) { /* everybody else's place is used once more recently */
+      queue_add(&q, &waiters[i], 0);
+      queue_remove(&q, &waiters[i]);
+    }
+    queue_add(&q, &waiters[QUEUE_GROUPS + 10], 0);
+    CHECK(waiters[QUEUE_GROUPS + 10].group == place);
+    queue_add(&q, &waiters[QUEUE_GROUPS + 11], 0);
+    CHECK(queue_take(&q, 0) == &waiters[QUEUE_GROUPS + 10]);
+    CHECK(queue_take(&q, 0) == &waiters[QUEUE_GROUPS + 11]);
+  }
+}
+
 static void test_priorities(void) {
   TEST("the higher priority goes first, inside its key alone") {
     struct world w = busy(one(QUEUE_FIFO));
@@ -177,6 +217,14 @@ static void test_priorities(void) {
     pass(&w, 9 * SECOND + 1);
     ask_as(&w, 2, 0, 9, 1);
     CHECK_TEXT(order_of(&w, 0), "1 2");
+    end(&w);
+  }
+  TEST("of two who are level the higher priority goes first") {
+    struct world w = busy(one(QUEUE_FIFO));
+    ask_as(&w, 1, 0, 5, 1);
+    pass(&w, 4 * SECOND);
+    ask_as(&w, 2, 0, 9, 1);
+    CHECK_TEXT(order_of(&w, 0), "2 1");
     end(&w);
   }
   TEST("before that it does not") {
@@ -275,6 +323,19 @@ static void test_codel(void) {
     pass(&w, 50 * MS);
     CHECK_INT(pass_on(&w, 0), 1); /* within the target: calm again */
     pass(&w, SECOND - 1);
+    NOTHING(&w);
+    pass(&w, 1);
+    FAILED(&w, 2, POOL_OVERLOADED);
+    CHECK_INT(pass_on(&w, 1), -1);
+    end(&w);
+  }
+  TEST("a grant that took longer than the target does not") {
+    struct world w = busy(one(QUEUE_CODEL));
+    ask_as(&w, 1, 0, 5, 1);
+    ask_as(&w, 2, 0, 5, 1);
+    pass(&w, 400 * MS);
+    CHECK_INT(pass_on(&w, 0), 1);
+    pass(&w, 600 * MS - 1);
     NOTHING(&w);
     pass(&w, 1);
     FAILED(&w, 2, POOL_OVERLOADED);
@@ -381,6 +442,7 @@ int main(void) {
   test_keys();
   test_bounds();
   test_many_keys();
+  test_table();
   test_priorities();
   test_lifo();
   test_codel();
