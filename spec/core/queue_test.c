@@ -313,6 +313,9 @@ static void test_codel(void) {
     CHECK_INT(pass_on(&w, 0), -1);
     end(&w);
   }
+}
+
+static void test_codel_calm(void) {
   TEST("a grant within the target ends the overload") {
     struct world w = busy(one(QUEUE_CODEL));
     ask_as(&w, 1, 0, 5, 1);
@@ -446,6 +449,7 @@ int main(void) {
   test_priorities();
   test_lifo();
   test_codel();
+  test_codel_calm();
   test_fairness();
   return check_done();
 }
