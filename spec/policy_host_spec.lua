@@ -8,6 +8,7 @@ local SLACK = os.getenv "POOL_SPEC_PRELOAD" and 0.100 or 0.020
 local SNAPSHOT = { now = 1, interval = 1, size = 10, settings = { size = 10 } }
 local GOOD = "return { tick = function(s) return { size = s.settings.size + 1 } end }"
 local KILLED = "was killed: more than 0.02 s of processor time"
+local KILLED_SOME_TIME = "was killed: more than 0.0" -- less of it, the more there is to collect
 local longest = { seconds = 0, name = "none" }
 
 local function note(name, seconds)
@@ -35,7 +36,7 @@ end
 -- { "what it does", [[ body of tick ]], what the error must match }
 local function refused(rows)
   for _, row in ipairs(rows) do
-    local name, body, wanted = row[1], row[2], row[3] or KILLED
+    local name, body, wanted = row[1], row[2], row[3] or KILLED_SOME_TIME
     it(name, function()
       local changes, _, err = attack(name, body)
       assert.is_nil(changes)
@@ -153,20 +154,18 @@ end)
 describe("a state that is nearly full", function()
   it("is collected for each text it makes, and no longer than a call may take", function()
     local p <close> = assert(core.policy([[
-      local function fill(state) while true do state.t = { state.t } end end
       return { tick = function(s, state)
-        if not state.full then
-          pcall(fill, state)
-          for _ = 1, 2000 do state.t = state.t[1] end
-          state.full = true
+        state.n = (state.n or 0) + 1
+        if state.n <= 45 then
+          for _ = 1, 5000 do state.t = { state.t } end
           return
         end
         local long = ('x'):rep(30000)
         while true do local _ = long .. 'y' end
       end }]], "bad.lua"))
-    for _ = 1, 10 do p:tick(SNAPSHOT) end -- a call may not have the time to fill it all
+    for _ = 1, 45 do p:tick(SNAPSHOT) end -- little by little: the fuller it is, the less time has a call
     local _, _, err = p:tick(SNAPSHOT)
-    assert(err.message:find("bad.lua:10: tick " .. KILLED, 1, true), err.message)
+    assert.matches("^bad.lua:8: tick was killed: more than 0%.0%d+ s .-, less what collecting 1[2-6]%.%d MiB takes%)", err.message)
     note("collecting for each text", p:figures().longest)
     good_still_works()
   end)

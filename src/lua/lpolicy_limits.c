@@ -8,7 +8,7 @@
 **    runs where hooks are off: no message handlers, no finalisers.
 ** 3. A hook cannot stop C code. So each C function is bounded, looks at the clock afterwards, and so does the allocator for each block of
 **    some size and whenever it refuses one: what takes long inside Lua itself (growing tables, collecting garbage for a block that
-**    does not fit) passes through there.
+**    does not fit) passes through there. A collection itself nobody stops: the time it may take is kept back (policy_time_kept).
 ** 4. Memory: bytes in use are counted. One string, one block and one table's hash have bounds of their own: what a single instruction can
 **    do to them (copying, comparing, hashing, collisions made on purpose) must stay small.
 */
@@ -21,6 +21,8 @@
 
 #define INSTRUCTIONS_A_HOOK 100
 #define BLOCK_LOOKED_AT 4096                 /* bytes: a block of this size costs more than reading the clock */
+#define TIME_MARGIN 20                       /* 1/20 of the call's time, to end in */
+#define COLLECTED_A_USEC 1000                /* bytes of small objects that a full collection goes through in a microsecond */
 #define STRING_HEADER 32                     /* at least what Lua adds to a string's bytes */
 #define HASH_NODE (sizeof(lua_Number) * 3)   /* a node of a table's hash; a table grows in powers of two of them */
 
@@ -49,16 +51,22 @@ static void policy_kill(struct policy *p, enum policy_kill why) {
   lua_sethook(p->P, policy_hook, LUA_MASKCOUNT, 1);
 }
 
-/* Kills when the call's time is used up; does not raise. */
+/* The call's time that is kept back: a collection that begins just before the kill must still fit in. */
+static usec policy_time_kept(const struct policy *p) {
+  usec collection = (usec)(p->figures.memory / COLLECTED_A_USEC), most = p->limits.time * 3 / 4;
+  return p->limits.time / TIME_MARGIN + (collection < most ? collection : most);
+}
+
+/* Kills when the call's time is used up; does not raise. The more memory the sooner: so it looks at half of what is left, and again. */
 static void policy_time_look(struct policy *p) {
   if (!p->running || p->killed != KILL_NONE) return;
   usec now = loop_clock();
   if (now < p->look_at) return;
-  usec used = loop_cpu() - p->cpu;
-  if (used > p->limits.time)
+  usec left = p->limits.time - policy_time_kept(p) - (loop_cpu() - p->cpu);
+  if (left < 0)
     policy_kill(p, KILL_TIME);
   else
-    p->look_at = now + (p->limits.time - used) + 1;
+    p->look_at = now + left / 2 + 1;
 }
 
 int policy_raise_kill(lua_State *P) {
@@ -139,7 +147,7 @@ static void policy_enter(struct policy *p) {
   p->instructions = 0;
   p->where[0] = '\0';
   p->cpu = loop_cpu();
-  p->look_at = loop_clock() + p->limits.time;
+  p->look_at = loop_clock() + (p->limits.time - policy_time_kept(p)) / 2;
   lua_sethook(p->P, policy_hook, LUA_MASKCOUNT, INSTRUCTIONS_A_HOOK);
 }
 
@@ -163,6 +171,11 @@ static enum pool_err killed_error(const struct policy *p, const char *what, stru
   if (p->killed == KILL_INSTRUCTIONS)
     return error_set(error, POOL_POLICY, "%s%s was killed: more than %lld instructions (policy_instructions)", where, what,
                      (long long)p->limits.instructions);
+  if (policy_time_kept(p) > p->limits.time / 4)
+    return error_set(error, POOL_POLICY,
+                     "%s%s was killed: more than %.2g s of processor time (policy_time, less what collecting %.1f MiB takes)", where, what,
+                     (double)(p->limits.time - policy_time_kept(p)) / (double)USEC_PER_SECOND,
+                     (double)p->figures.memory / (1024 * 1024));
   return error_set(error, POOL_POLICY, "%s%s was killed: more than %g s of processor time (policy_time)", where, what,
                    (double)p->limits.time / (double)USEC_PER_SECOND);
 }
