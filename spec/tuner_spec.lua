@@ -341,4 +341,38 @@ describe("db:tune", function()
       assert.error_matches(function() db:tune {} end, "db:tune: a policy is a path")
     end)
   end)
+
+  it("reloads that race, a failing one among them, never leave a mixture", function()
+    tuned(function(db)
+      local function pair(n)
+        return ("return { name = 'p%d', tick = function() return { timeout = %d, recycle = %d } end }"):format(n, n, 10 * n)
+      end
+      save(pair(3))
+      local tuner, seen = assert(db:tune(path)), {}
+      db:on("settings", function(new)
+        seen[new.timeout] = true
+        assert(new.recycle == 10 * new.timeout, "a mixture")
+      end)
+      local tasks = {}
+      for task = 1, 3 do
+        tasks[task] = pool.spawn(function()
+          for i = 1, 60 do
+            save(task == 3 and (i % 2 == 0 and "return { tick = " or "error 'never'") or pair(3 + (task + i) % 4))
+            pool.sleep(0)
+            tuner:reload()
+            local live = tuner:status()
+            assert(live.name:match "^p[3-6]$" and live.state ~= "refused")
+            pool.sleep(0.3 * task)
+          end
+          return true
+        end)
+      end
+      for _, task in ipairs(tasks) do assert(task:join()) end
+      local settings = db:stats().settings
+      assert.equal(10 * settings.timeout, settings.recycle)
+      local kinds = 0
+      for _ in pairs(seen) do kinds = kinds + 1 end
+      assert.equal(4, kinds)
+    end)
+  end)
 end)

@@ -161,7 +161,10 @@ end
 local function arm(self)
   local every = self.live and self.live.policy.every or 1
   if self.shadowed then every = math.min(every, self.shadowed.policy.every) end
-  self.ticker:start(math.max(LEAST, every))
+  every = math.max(LEAST, every)
+  if every == self.every then return end -- goes on: a file that is saved again and again must not put the ticks off for ever
+  self.every = every
+  self.ticker:start(every)
 end
 
 local function flip(self, version, what, reason)
