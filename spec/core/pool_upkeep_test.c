@@ -97,6 +97,18 @@ static void test_every_lease(void) {
     ask(&w, 1, SECOND);
     checked(&w, ORDER(&w, ACTION_CHECK), true);
     GRANTED(&w, 1);
+    give_back(&w, 1, OUTCOME_CLEAN);
+  }
+  TEST("with pre_ping_after 0 a check that was passed holds for that instant alone") {
+    ask(&w, 2, SECOND);
+    struct slot *s1 = ORDER(&w, ACTION_CHECK);
+    leave(&w, 2);
+    checked(&w, s1, true); /* proven, and idle again */
+    pass(&w, 1);
+    ask(&w, 3, SECOND);
+    CHECK(ORDER(&w, ACTION_CHECK) == s1);
+    checked(&w, s1, true);
+    GRANTED(&w, 3);
     world_end(&w);
   }
   s.pre_ping = false;
@@ -214,6 +226,14 @@ static void test_lost_leased(void) {
     give_back(&w, 0, OUTCOME_BROKEN);
     ORDER(&w, ACTION_CLOSE);
     CHECK_INT(stats_of(&w).counters.lost, 1);
+    world_end(&w);
+  }
+  w = world_begin(plain());
+  lease(&w, 0, 0);
+  TEST("one that was lost while leased is not lent again, whatever its borrower says of it") {
+    lost(&w, w.callers[0].slot, false);
+    give_back(&w, 0, OUTCOME_CLEAN);
+    ORDER(&w, ACTION_CLOSE);
     world_end(&w);
   }
 }
