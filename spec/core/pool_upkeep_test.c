@@ -238,6 +238,30 @@ static void test_lost_leased(void) {
   }
 }
 
+static void test_longest_idle(void) {
+  struct settings s = plain();
+  s.shrink_after = 10 * SECOND;
+  struct world w = world_begin(s);
+  lease(&w, 0, 1);
+  TEST("the longest idle goes first, be it one that a paused pool could not check") {
+    struct slot *suspect = w.callers[0].slot;
+    give_back(&w, 1, OUTCOME_CLEAN);
+    pool_suspect(w.pool, w.now);
+    struct slot *proven = ORDER(&w, ACTION_CHECK);
+    pool_pause(w.pool, w.now);
+    give_back(&w, 0, OUTCOME_CLEAN);
+    pass(&w, SECOND);
+    checked(&w, proven, true);
+    pass(&w, 9 * SECOND - 1);
+    NOTHING(&w);
+    pass(&w, 1);
+    CHECK(ORDER(&w, ACTION_CLOSE) == suspect);
+    pass(&w, SECOND);
+    CHECK(ORDER(&w, ACTION_CLOSE) == proven);
+    world_end(&w);
+  }
+}
+
 static void test_overflow(void) {
   struct world w = world_begin(plain());
   lease_and_return(&w, 0, 2);
@@ -516,6 +540,7 @@ int main(void) {
   test_suspicion();
   test_lost();
   test_lost_leased();
+  test_longest_idle();
   test_overflow();
   test_min_idle();
   test_recycling();

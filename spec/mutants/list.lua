@@ -99,14 +99,14 @@ return {
   { "core/pool_slot.c", "  if (s->relief != NULL) slot_unpair(p, s->relief);\n", "", "a relief relieves nobody" },
   { "core/pool_slot.c", "  p->generation++;\n", "", "nothing becomes suspect" },
   -- core/pool_idle.c
-  { "core/pool_idle.c", "return s->since < suspect->since ? s : suspect;", "return s;", "the longest idle is not the first to go",
-    same = "suspects are checked in the same pump that finds them, so that none is idle when something is closed" },
+  { "core/pool_idle.c", "return s->since < suspect->since ? s : suspect;", "return s;", "the longest idle is not the first to go" },
   { "core/pool_idle.c", "if (usec_after(s->since, CHECK_GRACE) > p->now) break;", "break;", "a slow check is waited for for ever" },
   { "core/pool_idle.c", "if (idle_overflow(p) > 0) at = usec_after(since, set->size > 0 ? set->idle_timeout : 0);", "", "overflow stays" },
   { "core/pool_idle.c", "set->size > 0 ? set->idle_timeout : 0);", "set->idle_timeout);", "NullPool keeps connections" },
   { "core/pool_idle.c", "(1 - p->settings.recycle_jitter * u)", "1", "all expire together" },
   { "core/pool_idle.c", "  if (s->relief != NULL || pool_room(p) || p->queue.count == 0) return false;",
-    "  if (s->relief != NULL || pool_room(p)) return false;", "recycling takes a connection from the borrower's hands" },
+    "  if (s->relief != NULL || pool_room(p)) return false;", "what expired is closed at its return, not in the background",
+    same = "one that comes back to nobody goes idle, and the same pump closes it" },
   { "core/pool_idle.c", "      s->reopen = true;\n", "", "what was recycled is not opened again" },
   { "core/pool_idle.c", "  while (!list_empty(&p->due) && !p->paused) {", "  while (!list_empty(&p->due)) {", "a paused pool recycles" },
   -- core/queue.c

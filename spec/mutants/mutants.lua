@@ -61,9 +61,12 @@ local function judged()
       return name, words(read(PLACE .. "/out"))
     end
   end
-  if not shell("cd %s && POOL_SPEC_TIMEOUT=%d spec/run %s >../out 2>&1 </dev/null", TREE, SECONDS, SPECS) then
-    return "the specs", read(PLACE .. "/out"):match "failed: ([^\n]*)"
+  local failed -- twice, and the same: a busy machine is no judge
+  for _ = 1, 2 do
+    if shell("cd %s && POOL_SPEC_TIMEOUT=%d spec/run %s >../out 2>&1 </dev/null", TREE, SECONDS, failed or SPECS) then return nil end
+    failed = read(PLACE .. "/out"):match "failed: spec/([%w_]*)"
   end
+  return "the specs", failed
 end
 
 local function wanted(i, m)
