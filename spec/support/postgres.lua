@@ -50,7 +50,8 @@ local function escape(text)
 end
 
 --- A URL of it. `options`: tcp = true (127.0.0.1 and the password; else the Unix socket), user, password, database, host, port,
---- scheme; every other name is a parameter of libpq's (application_name, sslmode, ...).
+--- through (something with a host, a port and unix = true or false: support.proxy, support.fake_postgres), scheme; every other name
+--- is a parameter of libpq's (application_name, sslmode, ...).
 ---@param options table?
 ---@return string
 function postgres.url(options)
@@ -62,14 +63,15 @@ function postgres.url(options)
     if value == nil then return default end
     return value
   end
-  local tcp = take("tcp", false)
+  local through = take("through", {})
+  local tcp = take("tcp", through.unix == false)
   local authority = escape(take("user", c.USER))
   local password = take("password", tcp and c.PASSWORD or nil)
   if password then authority = authority .. ":" .. escape(password) end
-  local host, port = take("host", tcp and "127.0.0.1" or nil), take("port", c.PORT)
+  local host, port = take("host", tcp and (through.host or "127.0.0.1") or nil), take("port", through.port or c.PORT)
   authority = authority .. "@" .. (host and host .. ":" .. port or "")
   local url = take("scheme", "postgresql") .. "://" .. authority .. "/" .. escape(take("database", c.DATABASE))
-  if not host then query = { "host=" .. escape(c.DIR), "port=" .. port } end
+  if not host then query = { "host=" .. escape(through.host or c.DIR), "port=" .. port } end
   for name, value in pairs(o) do query[#query + 1] = name .. "=" .. escape(value) end
   table.sort(query)
   return url .. (#query > 0 and "?" .. table.concat(query, "&") or "")
