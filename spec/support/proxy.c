@@ -12,10 +12,11 @@
 **
 ** 1. Nothing blocks but epoll_wait, half a second at most. A turn that takes ten seconds is a bug: SIGALRM ends the program.
 ** 2. Every turn goes over every link: pump, watch, bury. No event frees a link under another event.
-** 3. What is random depends on the seed, the link's number and the byte's place in its flow alone, not on how reads fall.
+** 3. What is random depends on the seed, the link's number and how many bytes of its flow came before it while bits were flipped.
 ** 4. A stalled link is not watched at all: nothing passes, no end is noticed, until it is resumed or ended.
 */
-#include <arpa/inet.h>
+#include "support/address.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,14 +24,8 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { UP, DOWN };
 enum way { WAY_FIN, WAY_RST, WAY_STALL };
@@ -48,7 +43,6 @@ struct flow {
   struct chunk *head, *tail;
   size_t held;
   uint64_t passed;         /* bytes written to the other end */
-  uint64_t place;          /* bytes read */
   uint64_t random;         /* state */
   double tokens, filled;   /* rate: bytes that may go now, and when that was reckoned */
   bool eof, ended, blocked;
@@ -79,11 +73,6 @@ struct settings {
   bool stall;
 };
 
-struct address {
-  union { struct sockaddr any; struct sockaddr_in in; struct sockaddr_un un; } at;
-  socklen_t len;
-};
-
 struct proxy {
   struct address to, at;
   int epoll, listener, holder, orders, answers, owner;
@@ -96,11 +85,6 @@ struct proxy {
   char order[1024];
   const char *dir;
 };
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
 
 static double now_read(void) {
   struct timespec t;
@@ -190,7 +174,7 @@ static bool link_cut(struct proxy *p, struct link *l) {
 static int connect_to(const struct address *to, bool *connecting) {
   int one = 1, fd = socket(to->at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) die("socket");
-  if (to->at.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (address_is_tcp(to)) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   *connecting = false;
   if (connect(fd, &to->at.any, to->len) == 0) return fd;
   *connecting = errno == EINPROGRESS;
@@ -203,7 +187,7 @@ static void link_new(struct proxy *p, int fd) {
   struct link *l = calloc(1, sizeof *l);
   int one = 1;
   if (!l) die("calloc");
-  if (p->at.at.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (address_is_tcp(&p->at)) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   for (int d = 0; d < 2; d++) {
     l->ends[d] = (struct end){.link = l, .fd = -1};
     l->flows[d].random = mix(p->set.seed ^ mix(p->accepted * 2 + (uint64_t)d));
@@ -397,35 +381,6 @@ static double links_turn(struct proxy *p) {
 
 /* ---- listening ---- */
 
-static struct address address_of(char *text) {
-  struct address a = {.len = 0};
-  char *port = strrchr(text, ':');
-  if (strncmp(text, "unix:", 5) == 0 && strlen(text + 5) < sizeof a.at.un.sun_path) {
-    a.at.un.sun_family = AF_UNIX;
-    memcpy(a.at.un.sun_path, text + 5, strlen(text + 5) + 1);
-    a.len = sizeof a.at.un;
-    return a;
-  }
-  if (strncmp(text, "tcp:", 4) == 0 && port > text + 3) {
-    *port = '\0';
-    a.at.in.sin_family = AF_INET;
-    a.at.in.sin_port = htons((uint16_t)atoi(port + 1));
-    a.len = sizeof a.at.in;
-    if (inet_pton(AF_INET, text + 4, &a.at.in.sin_addr) == 1) return a;
-  }
-  fprintf(stderr, "proxy: not an address: %s\n", text);
-  exit(1);
-}
-
-static int bound_to(const struct address *at) {
-  int one = 1, fd = socket(at->at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) die("socket");
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (at->at.any.sa_family == AF_UNIX) unlink(at->at.un.sun_path);
-  if (bind(fd, &at->at.any, at->len) != 0) die("bind");
-  return fd;
-}
-
 /* A closed listener refuses; the holder, bound and never listening, keeps the port ours meanwhile. */
 static void listener_set(struct proxy *p, bool open) {
   struct epoll_event event = {.events = EPOLLIN, .data.ptr = &p->listener};
@@ -435,7 +390,7 @@ static void listener_set(struct proxy *p, bool open) {
     p->listener = -1;
     return;
   }
-  p->listener = bound_to(&p->at);
+  p->listener = address_bind(&p->at, SOCK_NONBLOCK);
   if (listen(p->listener, 128) != 0) die("listen");
   if (epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->listener, &event) != 0) die("epoll_ctl");
 }
@@ -549,7 +504,7 @@ static void order_take(struct proxy *p, char *line) {
 static void leave(const struct proxy *p) {
   static const char *const ours[] = {"orders", "answers", NULL};
   char path[512];
-  if (p->at.at.any.sa_family == AF_UNIX) unlink(p->at.at.un.sun_path);
+  if (!address_is_tcp(&p->at)) unlink(p->at.at.un.sun_path);
   for (int i = 0; ours[i]; i++) {
     snprintf(path, sizeof path, "%s/%s", p->dir, ours[i]);
     unlink(path);
@@ -613,12 +568,11 @@ int main(int argc, char **argv) {
   p.now = now_read();
   p.dir = argv[3];
   proxy_orders(&p);
-  if (p.at.at.any.sa_family == AF_INET) {
-    p.holder = bound_to(&p.at);
+  if (address_is_tcp(&p.at)) {
+    p.holder = address_bind(&p.at, 0);
     getsockname(p.holder, &p.at.at.any, &p.at.len);
   }
   listener_set(&p, true);
-  printf("listening on %d\n", p.at.at.any.sa_family == AF_INET ? ntohs(p.at.at.in.sin_port) : 0);
-  fflush(stdout);
+  address_tell(p.listener);
   for (;;) proxy_turn(&p);
 }
