@@ -29,10 +29,10 @@ end
 
 --- The text with the mutant's change; raises when the place is not there exactly once: the list has to follow the sources.
 local function changed(text, m)
-  local from, to = text:find(m[2], 1, true)
-  if not from then error(("%s no longer holds %q"):format(m[1], m[2]), 0) end
-  if text:find(m[2], to + 1, true) then error(("%s holds %q twice"):format(m[1], m[2]), 0) end
-  return text:sub(1, from - 1) .. m[3] .. text:sub(to + 1)
+  local from, to = text:find(m[3], 1, true)
+  if not from then error(("%s no longer holds %q"):format(m[1], m[3]), 0) end
+  if text:find(m[3], to + 1, true) then error(("%s holds %q twice"):format(m[1], m[3]), 0) end
+  return text:sub(1, from - 1) .. m[4] .. text:sub(to + 1)
 end
 
 local function build(targets) return shell("cmake --build %s --target %s -- --quiet >%s/build.log 2>&1", BUILD, targets, PLACE) end
@@ -42,14 +42,15 @@ local function prepare()
   assert(shell("cp -rp CMakeLists.txt CMakePresets.json pool-scm-1.rockspec README.md .ci .busted src lua spec examples %s/new/", PLACE))
   if shell("test -d %s/build", TREE) then assert(shell("mv %s/build %s/new/build", TREE, PLACE)) end -- its objects are still good
   assert(shell("rm -rf %s && mv %s/new %s", TREE, PLACE, TREE))
-  assert(shell("cd %s && cmake -G Ninja -S . -B build/mutants -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG='-O1 -w' >../configure.log 2>&1",
-    TREE), "the copy could not be configured: " .. PLACE .. "/configure.log")
+  local configure = "cd %s && cmake -G Ninja -S . -B build/mutants -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG='-O1 -w' "
+    .. ">../configure.log 2>&1"
+  assert(shell(configure, TREE), "the copy could not be configured: " .. PLACE .. "/configure.log")
   assert(build(table.concat(PROGRAMS, " ")), "the copy could not be built: " .. PLACE .. "/build.log")
 end
 
 --- What a program said of its failure.
 local function words(output)
-  return output:match "FAILED: ([^\n]*)" or output:match "internal error: (.-) %(%S*%)\n" or "not a word, or more than the time allowed"
+  return output:match "FAILED: ([^\n]*)" or output:match "internal error: (.-) %(%S*%)\n" or "not a word, or too late"
 end
 
 --- The first program that fails, and its words; nil when all pass.
@@ -78,7 +79,7 @@ local function wanted(i, m)
 end
 
 if arg[1] == "--list" then
-  for i, m in ipairs(mutants) do print(("%3d  %-20s %s%s"):format(i, m[1], m[4], m.same and " (lives: " .. m.same .. ")" or "")) end
+  for i, m in ipairs(mutants) do print(("%3d  %-20s %s%s"):format(i, m[1], m[2], m.same and " (lives: " .. m.same .. ")" or "")) end
   os.exit(true)
 end
 
@@ -94,7 +95,7 @@ for i, m in ipairs(mutants) do
     local fine = (catcher == nil) == (m.same ~= nil)
     good, bad = good + (fine and 1 or 0), bad + (fine and 0 or 1)
     by[catcher or "nobody"] = (by[catcher or "nobody"] or 0) + 1
-    print(("%3d %-20s %s: %s%s"):format(i, m[1], m[4], catcher and "caught by " .. catcher or "LIVED", fine and "" or "  <- unexpected"))
+    print(("%3d %-20s %s: %s%s"):format(i, m[1], m[2], catcher and "caught by " .. catcher or "LIVED", fine and "" or "  <- unexpected"))
     if how then print("      " .. how) end
     io.stdout:flush()
   end
