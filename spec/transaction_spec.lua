@@ -532,6 +532,19 @@ describe("a transaction that cannot be finished as meant", function()
     assert.equal("lost", err.kind)
   end)
 
+  it("is `lost`, and no other error, when its connection died and savepoints are begun and undone all the same", function()
+    local db, name = pools.open { size = 1, max_overflow = 0 }
+    local value, err = db:transaction(function(tx)
+      return tx:transaction(function()
+        postgres.terminate(name)
+        tx:query "select 1"
+        return tx:transaction(function() return "not reached" end)
+      end)
+    end)
+    assert.is_nil(value)
+    assert.equal("lost", err.kind)
+  end)
+
   it("does not commit what a savepoint did that could not be undone", function()
     local db = pools.open { size = 1, max_overflow = 0 }
     check(db:exec "create table if not exists undone (n int); truncate undone")

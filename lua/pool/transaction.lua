@@ -69,9 +69,9 @@ local function begin_sql(connection, options)
 end
 
 local function begin(connection, options)
-  ended[connection], broken[connection], depths[connection] = nil, nil, nil
   local rows, err = connection:query(begin_sql(connection, options))
   if not rows then return nil, err end
+  ended[connection], broken[connection], depths[connection] = nil, nil, nil
   return true
 end
 
@@ -125,8 +125,8 @@ local function settle(finish, ...)
 end
 
 --- What was done since the savepoint must not be committed, even where its undoing fails (a deadline that has passed).
-local function savepoint_undo(connection, name)
-  depths[connection] = depths[connection] - 1
+local function savepoint_undo(connection, name, depth)
+  depths[connection] = depth - 1
   local ok, err = connection:exec(("ROLLBACK TO SAVEPOINT %s; RELEASE SAVEPOINT %s"):format(name, name))
   if not ok then broken[connection] = err end
 end
@@ -142,11 +142,11 @@ local function savepoint(connection, fn)
   end
   local results = pack(xpcall(fn, core.keep_traceback, connection))
   if not results[1] then
-    savepoint_undo(connection, name)
+    savepoint_undo(connection, name, depth)
     error(results[2], 0)
   end
   if results[2] == nil and results[3] ~= nil then
-    savepoint_undo(connection, name)
+    savepoint_undo(connection, name, depth)
     return nil, results[3]
   end
   depths[connection] = depth - 1
