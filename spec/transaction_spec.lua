@@ -545,23 +545,70 @@ describe("a transaction that cannot be finished as meant", function()
     assert.equal("lost", err.kind)
   end)
 
+  --- A table that is there for fn alone.
+  local function with_table(db, fn)
+    check(db:exec "create table if not exists undone (n int); truncate undone")
+    fn()
+    check(db:exec "drop table undone")
+  end
+
+  it("does not commit what a savepoint did that could not be released, which its caller was told", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    with_table(db, function()
+      local inner, late
+      local value, err = db:transaction(function(tx)
+        pool.deadline(0.05, function()
+          inner, late = tx:transaction(function()
+            check(tx:query "insert into undone values (1)")
+            pool.sleep(1)
+            return "released too late"
+          end)
+        end)
+        return "committed"
+      end)
+      assert.is_nil(inner)
+      assert.equal("deadline", late.kind)
+      assert.is_nil(value)
+      assert.equal("deadline", err.kind)
+      assert.equal(0, check(db:query "select count(*)::int as n from undone")[1].n)
+    end)
+  end)
+
+  it("goes on after a savepoint that could not be released because a statement in it had failed", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    with_table(db, function()
+      assert.is_true(db:transaction(function(tx)
+        check(tx:query "insert into undone values (1)")
+        local inner, err = tx:transaction(function()
+          check(tx:query "insert into undone values (2)")
+          tx:query "select 1 / 0"
+          return "not seen"
+        end)
+        assert.is_nil(inner)
+        assert.equal("25P02", err.sqlstate)
+        check(tx:query "insert into undone values (3)")
+      end))
+      assert.equal(4, check(db:query "select sum(n)::int as n from undone")[1].n)
+    end)
+  end)
+
   it("does not commit what a savepoint did that could not be undone", function()
     local db = pools.open { size = 1, max_overflow = 0 }
-    check(db:exec "create table if not exists undone (n int); truncate undone")
-    local value, err = db:transaction(function(tx)
-      check(tx:query "insert into undone values (1)")
-      pool.deadline(0.05, function()
-        return tx:transaction(function()
-          check(tx:query "insert into undone values (2)")
-          pool.sleep(1)
-          return nil, "too late"
+    with_table(db, function()
+      local value, err = db:transaction(function(tx)
+        check(tx:query "insert into undone values (1)")
+        pool.deadline(0.05, function()
+          return tx:transaction(function()
+            check(tx:query "insert into undone values (2)")
+            pool.sleep(1)
+            return nil, "too late"
+          end)
         end)
+        return "committed"
       end)
-      return "committed"
+      assert.is_nil(value)
+      assert.equal("deadline", err.kind)
+      assert.equal(0, check(db:query "select count(*)::int as n from undone")[1].n)
     end)
-    assert.is_nil(value)
-    assert.equal("deadline", err.kind)
-    assert.equal(0, check(db:query "select count(*)::int as n from undone")[1].n)
-    check(db:exec "drop table undone")
   end)
 end)

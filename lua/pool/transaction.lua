@@ -131,6 +131,17 @@ local function savepoint_undo(connection, name, depth)
   if not ok then broken[connection] = err end
 end
 
+--- Where it cannot be released fn's caller is told so: what fn did must not be committed then.
+local function savepoint_release(connection, name, depth)
+  local ok, err = connection:exec("RELEASE SAVEPOINT " .. name)
+  if not ok then
+    savepoint_undo(connection, name, depth)
+    return nil, err
+  end
+  depths[connection] = depth - 1
+  return true
+end
+
 local function savepoint(connection, fn)
   local depth = (depths[connection] or 0) + 1
   depths[connection] = depth
@@ -149,8 +160,7 @@ local function savepoint(connection, fn)
     savepoint_undo(connection, name, depth)
     return nil, results[3]
   end
-  depths[connection] = depth - 1
-  return settle(function() return connection:exec("RELEASE SAVEPOINT " .. name) end, unpack(results, 2, results.n))
+  return settle(function() return savepoint_release(connection, name, depth) end, unpack(results, 2, results.n))
 end
 
 local leave = { __close = function(mark)
