@@ -1,5 +1,6 @@
 -- db:on: registrations, and what a failing set-up says. What each event tells of is in pool_spec.
 
+local pool = require "pool"
 local pools = require "support.pools"
 
 local URL = { database_url = "sqlite:///:memory:", size = 1, max_overflow = 0 }
@@ -27,6 +28,24 @@ describe("db:on", function()
     assert.equal(1, acquired())
     second()
     assert.equal(0, acquired())
+  end)
+
+  it("tells neither of acquire nor of release where a task is cancelled before it knew of its connection", function()
+    local db = pools.open(URL)
+    local told = {}
+    db:on("acquire", function() told[#told + 1] = "acquire" end)
+    db:on("release", function() told[#told + 1] = "release" end)
+    pool.run(function()
+      local held = assert(db:acquire())
+      local waiting = pool.spawn(function() db:acquire() end)
+      pool.sleep(0)
+      held:release() -- and it is the other's, who has not had its turn
+      waiting:cancel()
+      waiting:join()
+    end)
+    assert.same({ "acquire", "release" }, told)
+    assert.equal(0, db:stats().leaks)
+    assert.equal(2, db:stats().releases)
   end)
 
   it("connect that raises fails the open with the cause alone, and logs once where it was", function()

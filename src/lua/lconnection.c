@@ -54,14 +54,14 @@ static const char *release_outcome(const struct lease *l) {
 }
 
 void lease_end_untold(struct lease *l) {
-  if (l->conn->slot->state == SLOT_LEASED) lpool_note(l->pool, EVENT_RELEASE, "release", l->conn->id, release_outcome(l));
+  if (l->taken && l->conn->slot->state == SLOT_LEASED) lpool_note(l->pool, EVENT_RELEASE, "release", l->conn->id, release_outcome(l));
   lease_end(l);
 }
 
 /* Its task ended and had not given it back. */
 static void lease_drop(struct holding *h) {
   struct lease *l = CONTAINER(h, struct lease, holding);
-  l->pool->leaks++;
+  l->pool->leaks += l->taken;
   if (l->conn->slot->state == SLOT_LEASED && l->line > 0)
     lruntime_log(l->pool->runtime, "warn", "a task ended holding connection %llu, acquired at %s:%d: it was taken back",
                  (unsigned long long)l->conn->id, l->source, l->line);
@@ -76,7 +76,7 @@ void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
   l->serial = c->lease;
   l->since = loop_now(p->runtime->loop);
   l->line = 0;
-  l->reported = false;
+  l->reported = l->taken = false;
   l->source[0] = '\0';
   l->holding.drop = lease_drop;
   ltask_hold(t, &l->holding);
@@ -141,6 +141,7 @@ static int acquire_k(lua_State *L, int status, lua_KContext context) {
   if (!lquery_ok(L, t, q, 1)) return 2;
   struct lease *l = lpool_lease(q->pool, q->call.conn);
   if (!l) return lerror_fail(L, POOL_CLOSED, "the pool was closed"); /* granted, and cut before its task had its turn */
+  l->taken = true;
   acquire_note_place(L, l);
   lconnection_push(L, l, 1);
   if (q->pool->events & EVENT_ACQUIRE) {

@@ -32,6 +32,7 @@ struct lease {
   usec since;
   int line;                 /* where it was acquired */
   bool reported;            /* as older than leak_after */
+  bool taken;               /* its task was given it: one that was cancelled before never knew of it */
   char source[LUA_IDSIZE];
 };
 
