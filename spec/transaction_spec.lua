@@ -545,6 +545,26 @@ describe("a transaction that cannot be finished as meant", function()
     assert.equal("lost", err.kind)
   end)
 
+  it("is a transaction still while a statement that its deadline ended is being stopped", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    pool.run(function()
+      local c <close> = assert(db:acquire())
+      check(c:begin())
+      local rows, err = pool.deadline(0.05, c.query, c, "select pg_sleep(10)")
+      assert.is_nil(rows)
+      assert.equal("deadline", err.kind)
+      assert.is_true(c.in_transaction)
+      assert.error_matches(function() c:begin() end, "a transaction is under way")
+      local inner
+      inner, err = c:transaction(function() return "not reached" end) -- a savepoint: it must not commit what is around it
+      assert.is_nil(inner)
+      assert.equal("25P02", err.sqlstate)
+      assert.is_true(c.in_transaction)
+      check(c:rollback())
+      assert.is_false(c.in_transaction)
+    end)
+  end)
+
   --- A table that is there for fn alone.
   local function with_table(db, fn)
     check(db:exec "create table if not exists undone (n int); truncate undone")

@@ -50,6 +50,7 @@ struct conn {
   bool retire;            /* to be closed at its return: invalidated, or its server became a standby */
   bool timed_out;         /* its statement was cancelled for statement_timeout */
   bool moving;            /* the driver may put another file under its descriptor: it opens, closes, resets, or a cancel is under way */
+  bool within;            /* was in a transaction when its last statement was sent: all that is known while that runs */
   bool parting;           /* CLOSING: the goodbye is under way (before: the cancel of its statement) */
   struct pool_error *why; /* of a dead one: how it died; malloc'd, may be NULL */
   int addresses_left;     /* OPENING: those not yet begun, as far as the driver knows; -1 at first */
@@ -105,6 +106,7 @@ void engine_leave(struct engine *, struct call *);
 void engine_free_error(struct pool_error *);  /* takes a call's error; NULL is harmless */
 bool engine_error_is_shared(const struct pool_error *); /* the one for want of memory: not to be written to */
 
+bool engine_in_transaction(const struct conn *); /* as the server said last */
 bool engine_busy(const struct conn *);        /* a statement is under way, or held, for somebody who has not left */
 void engine_release(struct conn *);           /* ends the lease: it goes back clean, or is put in order first, or is closed */
 void engine_retire(struct conn *);            /* this lease's connection is to be closed at its return */

@@ -156,8 +156,15 @@ static void call_send_refused(struct conn *c, struct call *call) {
     call_fail_dead(call);
 }
 
+bool engine_in_transaction(const struct conn *c) {
+  enum db_status status = c->engine->driver->status(c->db);
+  if (status == DB_BUSY) return c->within;
+  return status == DB_IN_TRANSACTION || status == DB_IN_FAILED_TRANSACTION;
+}
+
 static void call_send(struct conn *c, struct call *call) {
   struct engine *e = c->engine;
+  c->within = engine_in_transaction(c);
   e->error.kind = POOL_OK;
   call->conn = c;
   call->state = CALL_RUNNING;

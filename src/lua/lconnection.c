@@ -300,10 +300,9 @@ static int connection_field(lua_State *L, const char *key) {
     lua_pushinteger(L, (lua_Integer)c->id);
   else if (strcmp(key, "pid") == 0)
     lua_pushinteger(L, d->pid(c->db));
-  else if (strcmp(key, "in_transaction") == 0) {
-    enum db_status status = d->status(c->db);
-    lua_pushboolean(L, status == DB_IN_TRANSACTION || status == DB_IN_FAILED_TRANSACTION);
-  } else if (strcmp(key, "age") == 0)
+  else if (strcmp(key, "in_transaction") == 0)
+    lua_pushboolean(L, engine_in_transaction(c));
+  else if (strcmp(key, "age") == 0)
     lua_pushnumber(L, (lua_Number)(now - c->slot->opened) / USEC_PER_SECOND);
   else if (strcmp(key, "uses") == 0)
     lua_pushinteger(L, (lua_Integer)c->slot->uses);
