@@ -314,6 +314,32 @@ describe("a task's connection", function()
     assert.same({ "0", true, 0 }, { row.t, row.gone, row.locks })
   end)
 
+  it("knows which prepared statements a DISCARD ALL took when reset is changed while it is under way", function()
+    local db = pool_of_one { reset = "discard" }
+    local c = check(db:acquire())
+    check(c:query("select $1::int as n", 1))
+    c:release()
+    assert.equal(1, db:stats().resetting)
+    check(db:configure { reset = "rollback" })
+    check(db:transaction(function(tx)
+      assert.equal(2, check(tx:query("select $1::int as n", 2))[1].n)
+      return true
+    end))
+  end)
+
+  it("takes DISCARD ALL to its end, DateStyle and all, when reset is changed to none while it is under way", function()
+    local db = pool_of_one { reset = "discard" }
+    check(db:exec "alter role current_user set DateStyle to 'German, DMY'")
+    local _ <close> = setmetatable({}, { __close = function() postgres.sql "alter role current_user reset DateStyle" end })
+    check(db:query("select 1"))
+    db:invalidate() -- the role's own style is what DISCARD ALL goes back to
+    local c = check(db:acquire())
+    c:release()
+    assert.equal(1, db:stats().resetting)
+    check(db:configure { reset = "none" })
+    assert.equal("2026-11-26", check(db:query("select date '2026-11-26' as day"))[1].day)
+  end)
+
   it("goes back as it is with reset = none, but never in a transaction or in the middle of a statement", function()
     local db, label, name = pool_of_one { reset = "none" }
     do

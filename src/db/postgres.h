@@ -173,6 +173,7 @@ struct db_conn {
   bool preparing;        /* the next result after them is the Prepare's */
   bool resent;           /* recovered once: not again */
   bool discarding;       /* reset: results go nowhere */
+  int reset;             /* reset: as the setting was when it began; it may change while DISCARD ALL is under way */
   int syncs;             /* pipeline syncs not yet seen */
   struct plan *plan;     /* what the statement runs, NULL: unnamed */
   struct pg_params params;

@@ -98,6 +98,7 @@ void postgres_reset(struct db_conn *conn) {
   INSIST(conn->op == OP_NONE || conn->op == OP_QUERY || conn->op == OP_PING || conn->op == OP_RESET);
   conn->op = OP_RESET;
   conn->phase = PHASE_DRAIN;
+  conn->reset = conn->db->reset;
   conn->discarding = true;
   conn->begun = conn->cancelled = false;
   query_forget(conn);
@@ -130,12 +131,12 @@ static const char *reset_undo(const struct db_conn *conn) {
 }
 
 static const char *reset_discard(const struct db_conn *conn) {
-  return conn->db->reset == RESET_DISCARD && !conn->pooled ? "DISCARD ALL" : NULL;
+  return conn->reset == RESET_DISCARD && !conn->pooled ? "DISCARD ALL" : NULL;
 }
 
 static const char *reset_datestyle(const struct db_conn *conn) {
   const char *style = PQparameterStatus(conn->pg, "DateStyle");
-  return conn->db->reset == RESET_NONE || (style && strncmp(style, "ISO", 3) == 0) ? NULL : "SET DateStyle TO ISO";
+  return conn->reset == RESET_NONE || (style && strncmp(style, "ISO", 3) == 0) ? NULL : "SET DateStyle TO ISO";
 }
 
 /* The next phase's statement; NULL: nothing to do in it. */
@@ -152,12 +153,12 @@ static const char *reset_advance(struct db_conn *conn) {
 /* The phase's statement has run dry and no cancel is left: on to the next that has something to do. */
 static enum db_want reset_next(struct db_conn *conn, struct pool_error *error) {
   if (conn->phase != PHASE_DRAIN && conn->failed) return reset_failed(conn, error);
-  if (conn->phase == PHASE_DISCARD && conn->db->reset == RESET_DISCARD && !conn->pooled) cache_clear(&conn->cache);
+  if (conn->phase == PHASE_DISCARD) cache_clear(&conn->cache);
   for (;;) {
     const char *sql = reset_advance(conn);
     if (conn->phase == PHASE_NONE) return reset_done(conn);
     if (!sql) continue;
-    if (conn->phase == PHASE_UNDO && conn->db->reset == RESET_NONE) return reset_refused(conn, error);
+    if (conn->phase == PHASE_UNDO && conn->reset == RESET_NONE) return reset_refused(conn, error);
     return query_begin(conn, sql) ? query_receive(conn) : reset_failed(conn, error);
   }
 }
