@@ -109,9 +109,21 @@ local function dry_run(self, version, before)
   return true
 end
 
+--- What the next version follows: the live one, or nobody when its state cannot be carried over (it contains itself, is too large): a bare
+--- policy finds out. Else a wrong policy would keep every better one from coming after it.
+local function predecessor(self)
+  local before = self.live and self.live.policy
+  local bare <close> = before and make(self, { source = "return { tick = function() end }", chunk = "bare", params = {} })
+  local fine, err = true, nil
+  if bare then fine, err = bare:begin(before) end
+  if fine then return before end
+  tell(self, "warn", "its state is not carried over", self.live, (message_of(err):gsub("^bare: ", "")))
+  return nil
+end
+
 --- Stages a version: nil and what is wrong, or it is ready to flip.
 local function stage(self, version)
-  local before = self.live and self.live.policy
+  local before = predecessor(self)
   local policy, err = make(self, version)
   if not policy then return nil, err end
   version.policy = policy
