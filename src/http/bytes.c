@@ -8,20 +8,23 @@
 
 #define BYTES_FIRST 512 /* bytes of the first allocation */
 
-void http_bytes_reserve(struct http_bytes *b, size_t more) {
-  if (b->capacity - b->len >= more) return;
+bool http_bytes_reserve(struct http_bytes *b, size_t more) {
+  if (b->failed) return false;
+  if (b->capacity - b->len >= more) return true;
   INSIST(more < SIZE_MAX / 4 && b->len < SIZE_MAX / 4);
   size_t capacity = b->capacity ? b->capacity : BYTES_FIRST;
   while (capacity - b->len < more) capacity *= 2;
   char *data = realloc(b->data, capacity);
-  INSIST(data != NULL);
+  b->failed = data == NULL;
+  if (b->failed) return false;
   b->data = data;
   b->capacity = capacity;
+  return true;
 }
 
 void http_bytes_append(struct http_bytes *b, const char *data, size_t len) {
   if (len == 0) return; /* memcpy from NULL is undefined even for nothing */
-  http_bytes_reserve(b, len);
+  if (!http_bytes_reserve(b, len)) return;
   memcpy(b->data + b->len, data, len);
   b->len += len;
 }

@@ -1,6 +1,7 @@
 /*
 ** bytes: a growable run of bytes, the currency between a socket and this room. Zero-filled is empty.
-** Out of memory ends the process (INSIST): every run here is bounded by a limit with a name.
+** When memory is too short for what is to be put in, `failed` is set and stays: from then on nothing is put in, so that whoever writes
+** in many steps asks once, at the end.
 */
 #ifndef POOL_HTTP_BYTES_H
 #define POOL_HTTP_BYTES_H
@@ -10,9 +11,10 @@
 struct http_bytes {
   char *data; /* NULL while nothing was ever put in */
   size_t len, capacity;
+  bool failed;
 };
 
-void http_bytes_reserve(struct http_bytes *, size_t more);            /* room for `more` beyond len */
+bool http_bytes_reserve(struct http_bytes *, size_t more);            /* room for `more` beyond len; false: failed */
 void http_bytes_append(struct http_bytes *, const char *, size_t);    /* copies */
 void http_bytes_text(struct http_bytes *, const char *text);          /* copies a NUL-terminated text */
 void http_bytes_drop(struct http_bytes *, size_t count);              /* takes `count` bytes off the front */

@@ -55,7 +55,7 @@ enum http_event {
 
 struct http_parser;
 
-struct http_parser *http_parser_create(const struct http_limits *); /* gives */
+struct http_parser *http_parser_create(const struct http_limits *); /* gives; NULL: memory */
 void http_parser_destroy(struct http_parser *);                     /* takes; NULL is fine */
 
 /* Takes bytes until an event; *used says how many. After HTTP_FEED_REQUEST nothing more is taken until http_next. */
@@ -65,7 +65,7 @@ void http_next(struct http_parser *); /* the request is done with: its texts are
 const struct http_request *http_parser_request(const struct http_parser *); /* after HTTP_FEED_REQUEST */
 bool http_parser_untouched(const struct http_parser *);  /* not a byte of the next request has come */
 bool http_parser_in_body(const struct http_parser *);    /* the head is whole, the body is not */
-int http_parser_status(const struct http_parser *);      /* after HTTP_FEED_REFUSED: 400, 413, 414, 417, 431, 501, 505 */
+int http_parser_status(const struct http_parser *);      /* after HTTP_FEED_REFUSED: 400, 413, 414, 417, 431, 501, 503, 505 */
 const char *http_parser_reason(const struct http_parser *); /* one sentence for the answer; never quotes the request */
 
 /* The value of the first header called `name` (lower case), at NULL when there is none. Borrows from the request. */
@@ -85,10 +85,11 @@ struct http_response {
 
 /* Appends the head, and the body unless it is streamed or must not be there. NULL: done; else what is wrong (one phrase that
    names no value), and nothing was appended: a status out of range, a name that is no token, CR, LF, NUL or another control byte
-   in a value, a header that is this function's own (content-length, transfer-encoding, connection). */
+   in a value, a header that is this function's own (content-length, transfer-encoding, connection), memory. */
 const char *http_response_write(struct http_bytes *out, const struct http_response *, bool *keep_alive);
 
-/* The parts of a streamed body; `minor` decides between chunks and plain bytes. An empty part writes nothing. */
+/* The parts of a streamed body; `minor` decides between chunks and plain bytes. An empty part writes nothing. Where memory is too short
+   out->failed is set: the stream cannot go on. */
 void http_part_write(struct http_bytes *out, int minor, const char *data, size_t len);
 void http_part_end(struct http_bytes *out, int minor);
 

@@ -58,6 +58,8 @@ static enum http_event parser_refuse(struct http_parser *p, int status, const ch
   return HTTP_FEED_REFUSED;
 }
 
+static enum http_event parser_short(struct http_parser *p) { return parser_refuse(p, 503, "not enough memory for the request"); }
+
 static enum scanned scan_byte(struct scan *s, char c) {
   if (s->after_cr) {
     if (c != '\n') return SCAN_BAD;
@@ -126,7 +128,9 @@ static int on_body(llhttp_t *machine, const char *at, size_t len) {
   struct http_parser *p = machine->data;
   if (len > p->limits.body - p->body.len) return machine_refuse(p, 413, "the body is too large");
   http_bytes_append(&p->body, at, len);
-  return 0;
+  if (!p->body.failed) return 0;
+  parser_short(p);
+  return -1;
 }
 
 static int on_chunk_header(llhttp_t *machine) {
@@ -175,7 +179,7 @@ static enum http_event head_finish(struct http_parser *p) {
 
 static enum http_event head_take(struct http_parser *p, const char *bytes, size_t len, size_t *used) {
   size_t room = HTTP_HEAD_MAX - p->head.len;
-  http_bytes_reserve(&p->head, len < room ? len : room);
+  if (!http_bytes_reserve(&p->head, len < room ? len : room)) return parser_short(p);
   for (size_t i = 0; i < len; i++) {
     if (p->head.len == HTTP_HEAD_MAX) return parser_refuse(p, 431, "the request's head is too large");
     char c = bytes[i];
@@ -222,6 +226,7 @@ static enum http_event line_take(struct http_parser *p, const char *bytes, size_
   for (size_t i = 0; i < len; i++) {
     if (p->line.len == HTTP_CHUNK_LINE_MAX) return parser_refuse(p, 400, "a chunk's line is too long");
     http_bytes_append(&p->line, &bytes[i], 1);
+    if (p->line.failed) return parser_short(p);
     enum scanned scanned = scan_byte(&p->scan, bytes[i]);
     if (scanned == SCAN_INSIDE) continue;
     *used = i + 1;
@@ -254,6 +259,7 @@ static enum http_event trailer_take(struct http_parser *p, const char *bytes, si
   for (size_t i = 0; i < len; i++) {
     if (p->line.len == HTTP_TRAILERS_MAX) return parser_refuse(p, 431, "the trailers are too large");
     http_bytes_append(&p->line, &bytes[i], 1);
+    if (p->line.failed) return parser_short(p);
     enum scanned scanned = scan_byte(&p->scan, bytes[i]);
     if (scanned == SCAN_BAD) return parser_refuse(p, 400, "malformed trailers");
     if (scanned != SCAN_BLANK) continue;
@@ -295,7 +301,7 @@ enum http_event http_feed(struct http_parser *p, const char *bytes, size_t len, 
 
 struct http_parser *http_parser_create(const struct http_limits *limits) {
   struct http_parser *p = calloc(1, sizeof *p);
-  INSIST(p != NULL);
+  if (p == NULL) return NULL;
   p->limits = *limits;
   if (p->limits.body == 0) p->limits.body = HTTP_BODY_MAX;
   llhttp_settings_init(&p->callbacks);

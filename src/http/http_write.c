@@ -74,6 +74,7 @@ const char *http_response_write(struct http_bytes *out, const struct http_respon
   const char *fault = response_fault(r);
   if (fault != NULL) return fault;
   *keep_alive = r->keep_alive;
+  size_t before = out->len;
   char line[64];
   snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\n", r->status, http_status_text(r->status));
   http_bytes_text(out, line);
@@ -84,7 +85,10 @@ const char *http_response_write(struct http_bytes *out, const struct http_respon
   http_bytes_append(out, "\r\n", 2);
   bool bodiless = r->is_head || r->streamed || r->status == 204 || r->status == 304;
   if (!bodiless) http_bytes_append(out, r->body.at, r->body.len);
-  return NULL;
+  if (!out->failed) return NULL;
+  out->len = before;
+  out->failed = false;
+  return "there is not enough memory for it";
 }
 
 void http_part_write(struct http_bytes *out, int minor, const char *data, size_t len) {

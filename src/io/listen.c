@@ -51,12 +51,16 @@ static bool listener_accept(struct listener *l) {
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) listener_trouble(l);
     return errno == ECONNABORTED || errno == EINTR; /* that one is gone; the next may be fine */
   }
-  l->troubled = false;
   char remote[64];
   int on = 1;
   address_text(&address, remote, sizeof remote);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  client_create(l, fd, remote);
+  if (client_create(l, fd, remote) == NULL) {
+    close(fd);
+    listener_trouble(l);
+    return false;
+  }
+  l->troubled = false;
   if (l->connections < l->options.max_connections) return true;
   listener_rest(l);
   return false;
@@ -186,7 +190,11 @@ struct listener *listen_open(struct loop *loop, const struct listen_options *opt
   int fd = socket_open(options, error);
   if (fd < 0) return NULL;
   struct listener *l = calloc(1, sizeof *l);
-  INSIST(l != NULL);
+  if (l == NULL) {
+    error_set(error, POOL_CONNECT, "cannot listen on %s: not enough memory", options->host);
+    close(fd);
+    return NULL;
+  }
   l->loop = loop;
   l->options = *options;
   l->options.host = NULL; /* borrowed for the call alone */

@@ -114,8 +114,12 @@ static void client_answered(struct client *c) {
   client_advance(c);
 }
 
-/* Writes what the socket takes. */
+/* Writes what the socket takes. What memory was too short for leaves a gap: the client must see that it is cut. */
 static void client_flush(struct client *c) {
+  if (c->out.failed) {
+    client_lost(c);
+    return;
+  }
   while (client_unsent(c) > 0) {
     ssize_t n = send(c->fd, c->out.data + c->sent, client_unsent(c), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
@@ -164,7 +168,11 @@ static void client_refuse(struct client *c, int status, const char *reason) {
   listen_id(c->listener, id);
   problem_make(&p, status, id, reason);
   const char *fault = http_response_write(&c->out, &p.response, &c->keep_alive);
-  INSIST(fault == NULL && !c->keep_alive);
+  if (fault != NULL) { /* memory */
+    client_lost(c);
+    return;
+  }
+  INSIST(!c->keep_alive);
   c->state = CLIENT_FLUSH;
   client_drop_input(c);
   client_flush(c);
@@ -236,7 +244,8 @@ static void client_read(struct client *c) {
     http_bytes_drop(&c->in, c->parsed);
     c->parsed = 0;
     http_bytes_append(&c->in, buffer, (size_t)n);
-    client_advance(c);
+    if (c->in.failed) client_lost(c);
+    else client_advance(c);
   }
 }
 
@@ -262,13 +271,17 @@ static void client_late(struct timer *t) {
 
 struct client *client_create(struct listener *l, int fd, const char *remote) {
   struct client *c = calloc(1, sizeof *c);
-  INSIST(c != NULL);
+  if (c == NULL) return NULL;
+  c->parser = http_parser_create(&(struct http_limits){.body = l->options.body_max});
+  if (c->parser == NULL) {
+    free(c);
+    return NULL;
+  }
   c->listener = l;
   c->fd = fd;
   c->fresh = true;
   c->watch.ready = client_ready;
   c->timer.fire = client_late;
-  c->parser = http_parser_create(&(struct http_limits){.body = l->options.body_max});
   c->head_until = client_now(c) + LISTEN_HEAD_TIMEOUT;
   text_copy(c->remote, sizeof c->remote, remote);
   list_init(&c->queued);
@@ -344,8 +357,9 @@ void listen_problem(struct client *c, int status, const char *id, const char *de
   struct problem p;
   problem_make(&p, status, id, detail);
   p.response.keep_alive = keep_alive;
-  const char *fault = listen_respond(c, &p.response);
-  INSIST(fault == NULL);
+  if (listen_respond(c, &p.response) == NULL) return;
+  c->responded = true; /* memory is too short even for this */
+  client_lost(c);
 }
 
 bool listen_part(struct client *c, const char *data, size_t len) {

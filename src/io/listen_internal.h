@@ -57,7 +57,7 @@ struct client {
   char remote[64];
 };
 
-struct client *client_create(struct listener *, int fd, const char *remote);
+struct client *client_create(struct listener *, int fd, const char *remote); /* takes fd, unless NULL: memory */
 void client_lost(struct client *);          /* the socket is closed, whatever it was at */
 void client_retire(struct client *);        /* the listener stops: closes it if it is idle */
 void client_cut(struct client *);           /* the grace is over: closes it unless somebody can answer it, or has */

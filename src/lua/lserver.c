@@ -141,7 +141,7 @@ static void server_event(struct lserver *s, enum listen_event event, struct clie
   case LISTEN_WRITABLE:
     if (e != NULL && e->writer != NULL) ltask_wake(e->writer);
     break;
-  case LISTEN_TROUBLE: lruntime_log(s->runtime, "warn", "no descriptor is left for another connection; new clients wait"); break;
+  case LISTEN_TROUBLE: lruntime_log(s->runtime, "warn", "no descriptor or memory is left for another connection; new clients wait"); break;
   case LISTEN_STOPPED: server_stopped(s); break;
   default: WRONG("an event that listen_next does not tell");
   }
