@@ -13,7 +13,8 @@
 **   }
 **   TEST("a query that memory is too short for fails with an error") { scarce_sweep("query", query, user); }
 **
-** A sweep goes on until nothing fails any more, and then anew with memory that ends for good.
+** A sweep goes on until nothing fails any more, and then anew with memory that ends for good. Long ones take every so-manieth allocation
+** (scarce_sweep_by), and every one when the program is given the argument `all`.
 **
 ** The allocations of the test itself go between scarce_spare and scarce_mind (a thread's own; they nest). Threads are counted
 ** together: a sweep is as deterministic as its scenario is. An allocation that shrinks a block never fails.
@@ -46,6 +47,8 @@ static inline bool scarce_trial(const char *name, void (*trial)(void *), void *u
   if (check_state.failures > failures) printf("  %s, allocation %ld, %s\n", name, n, for_good ? "for good" : "once");
   return scarce_failed();
 }
+
+static inline bool scarce_all(int argc, char **argv) { return argc > 1 && strcmp(argv[argc - 1], "all") == 0; }
 
 /* Every `stride`-th allocation of it. */
 static inline void scarce_sweep_by(const char *name, void (*trial)(void *), void *user, long stride) {

@@ -115,17 +115,19 @@ static int pragma_text(void *text, int columns, char **values, char **names) {
   return 0;
 }
 
-/* Changing the mode needs the database alone for a moment, and does not always ask the busy handler. */
-static bool journal_wal(struct db_conn *c) {
+/* Changing the mode needs the database alone for a moment, and does not always ask the busy handler. Where it is refused, *wal is false;
+   the only failure, SQLite's code, is memory: another attempt may well have it. */
+static int journal_wal(struct db_conn *c, bool *wal) {
   char mode[32] = "";
   int code;
   c->waited_ms = 0;
   do code = sqlite3_exec(c->handle, "pragma journal_mode = wal", pragma_text, mode, NULL);
   while ((code & 0xff) == SQLITE_BUSY && busy_wait(c));
-  if (code == SQLITE_OK && strcmp(mode, "wal") == 0) return true;
+  *wal = code == SQLITE_OK && strcmp(mode, "wal") == 0;
+  if (*wal || code == SQLITE_NOMEM) return code;
   snprintf(c->report.notice, sizeof c->report.notice, "SQLite: no write-ahead log here (%.100s): readers and writers wait for each other",
            code == SQLITE_OK ? mode : sqlite3_errmsg(c->handle));
-  return false;
+  return SQLITE_OK;
 }
 
 static bool pragmas_set(struct db_conn *c) {
@@ -133,8 +135,10 @@ static bool pragmas_set(struct db_conn *c) {
   if (code != SQLITE_OK) return open_code(c, code);
   code = sqlite_run(c, "pragma foreign_keys = on");
   if (code != SQLITE_OK) return open_code(c, code);
-  if (c->place->memory || c->place->read_only || !journal_wal(c)) return true;
-  code = sqlite_run(c, "pragma synchronous = normal");
+  if (c->place->memory || c->place->read_only) return true;
+  bool wal;
+  code = journal_wal(c, &wal);
+  if (code == SQLITE_OK && wal) code = sqlite_run(c, "pragma synchronous = normal");
   return code == SQLITE_OK || open_code(c, code);
 }
 

@@ -64,10 +64,13 @@ static bool worker_run_list(struct db_conn *c, const char *list) {
     sqlite3_stmt *stmt = NULL;
     char *sql = NULL;
     int code = sqlite3_prepare_v2(c->handle, list, -1, &stmt, NULL);
-    if (code == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) sql = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 0));
-    code = sqlite3_finalize(stmt);
+    bool some = code == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW;
+    const unsigned char *text = some ? sqlite3_column_text(stmt, 0) : NULL;
+    if (text) sql = sqlite3_mprintf("%s", text);
+    if (code == SQLITE_OK) code = sqlite3_finalize(stmt);
     if (code != SQLITE_OK) return sqlite_error_fill(&c->report.error, c->handle, code, false, NULL), false;
-    if (!sql) return true;
+    if (!some) return true;
+    if (!sql) return sqlite_error_memory(&c->report.error); /* and not: there is nothing left to undo */
     bool ok = worker_run(c, sql);
     sqlite3_free(sql);
     if (!ok) return false;
