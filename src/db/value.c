@@ -328,9 +328,11 @@ static size_t real_fix_point(char *out, size_t len) {
   return len - (end - at - 1);
 }
 
-static size_t real_print(char *out, const char *format, int precision, double d) {
+enum real_style { REAL_SHORT, REAL_SCIENTIFIC };
+
+static size_t real_print(char *out, enum real_style style, int precision, double d) {
   char text[64];
-  int len = snprintf(text, sizeof text, format, precision, d);
+  int len = snprintf(text, sizeof text, style == REAL_SHORT ? "%.*g" : "%.*e", precision, d);
   INSIST(len > 0 && len < (int)sizeof text);
   size_t fixed = real_fix_point(text, (size_t)len);
   INSIST(fixed < 32);
@@ -347,7 +349,7 @@ static bool real_reads_back(const char *text, size_t len, double d) {
 static size_t real_neighbour(char *out, double d) {
   int exponent;
   if (fabs(frexp(d, &exponent)) != 0.5) return 0;
-  size_t len = real_print(out, "%.*e", 15, d), last = (size_t)(strchr(out, 'e') - out) - 1;
+  size_t len = real_print(out, REAL_SCIENTIFIC, 15, d), last = (size_t)(strchr(out, 'e') - out) - 1;
   if (out[last] == '9') /* no power of two in a double's range needs the carry */
     return 0;
   out[last]++;
@@ -357,11 +359,11 @@ static size_t real_neighbour(char *out, double d) {
 static size_t real_shortest(char *out, double d) {
   int precision = fabs(d) < DBL_MIN ? 1 : DBL_DIG;
   for (; precision < 17; precision++) {
-    size_t len = real_print(out, "%.*g", precision, d);
+    size_t len = real_print(out, REAL_SHORT, precision, d);
     if (real_reads_back(out, len, d)) return len;
   }
   size_t len = real_neighbour(out, d);
-  return len ? len : real_print(out, "%.*g", 17, d);
+  return len ? len : real_print(out, REAL_SHORT, 17, d);
 }
 
 static size_t real_whole(char *out, double d) {
