@@ -330,11 +330,14 @@ end
 ---   failed(c, bytes, sql)         ErrorResponse
 ---   ready(c, bytes)               ReadyForQuery
 ---   goodbye(c)                    the client has left
+---
+--- A function instead is given the request first, and returns the table.
 function Connection:serve(change)
-  self.change, self.status, self.statements, self.portals = change or {}, "I", {}, {}
-  change = self.change
   local request = self:startup()
   if not request then return end
+  if type(change) == "function" then change = change(request) end
+  self.change, self.status, self.statements, self.portals = change or {}, "I", {}, {}
+  change = self.change
   if request.kind == "cancel" then
     if change.cancel then return change.cancel(self, request) end
     return self.wire.interrupt(request.pid)
