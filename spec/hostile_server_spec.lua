@@ -77,6 +77,8 @@ local cases = {
     "any cells" },
   ["a column in binary"] = { description(pg.row_description { { "n", 23, 0, 0, 4, -1, 1 } }), "any cells" },
   ["text that is no UTF-8"] = { rows(pg.data_row { "\xff\xfe\xc3" } .. C), "any cells" },
+  ["hex that is none"] = { { describe = function() return pg.row_description { { "n", 17 } } end,
+    execute = function() return pg.data_row { "\\xzz" } .. C end }, "any cells" },
   ["an octal that is none"] = { { describe = function() return pg.row_description { { "n", 17 } } end,
     execute = function() return pg.data_row { "\\9\\" } .. C end }, "any cells" },
   ["an array that is none"] = { { describe = function() return pg.row_description { { "n", 1007 } } end,

@@ -160,14 +160,15 @@ static int hex_digit(char c) {
   return -1;
 }
 
-static size_t bytes_from_hex(unsigned char *out, const char *text, size_t len) {
-  size_t n = 0;
-  for (size_t i = 2; i + 1 < len; i += 2) {
+/* false: it is not hexadecimal. */
+static bool bytes_from_hex(unsigned char *out, const char *text, size_t len, size_t *n) {
+  if (len % 2 != 0) return false;
+  for (size_t i = 2; i < len; i += 2) {
     int high = hex_digit(text[i]), low = hex_digit(text[i + 1]);
-    INSIST(high >= 0 && low >= 0);
-    out[n++] = (unsigned char)(high << 4 | low);
+    if (high < 0 || low < 0) return false;
+    out[(*n)++] = (unsigned char)(high << 4 | low);
   }
-  return n;
+  return true;
 }
 
 /* bytea_output = escape: \\ and \ooo. */
@@ -195,12 +196,13 @@ static bool scratch_grow(struct db_result *result, size_t size) {
 }
 
 static void cell_bytes(struct db_result *result, const char *text, size_t len, struct value *value) {
-  if (!scratch_grow(result, len + 1)) { /* still true to the server, only not decoded */
-    value_from_text(value, VALUE_TEXT, text, len);
+  bool hex = len >= 2 && text[0] == '\\' && text[1] == 'x';
+  size_t n = 0;
+  if (!scratch_grow(result, len + 1) || (hex && !bytes_from_hex(result->scratch, text, len, &n))) {
+    value_from_text(value, VALUE_TEXT, text, len); /* still true to the server, only not decoded */
     return;
   }
-  bool hex = len >= 2 && text[0] == '\\' && text[1] == 'x';
-  size_t n = hex ? bytes_from_hex(result->scratch, text, len) : bytes_from_escape(result->scratch, text, len);
+  if (!hex) n = bytes_from_escape(result->scratch, text, len);
   value->type = VALUE_BYTES;
   value->text = (const char *)result->scratch;
   value->len = n;
