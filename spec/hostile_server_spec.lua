@@ -58,11 +58,18 @@ local cases = {
   ["a row that lies about its columns"] = { rows(pg.data_row({ "7" }, 9) .. C), "query lost" },
   ["a description in the middle of the rows"] = { rows(D .. T .. D .. C), "any" },
   ["no ParseComplete and no BindComplete"] = { { complete = function() return nil end }, "any" },
+  ["no CommandComplete"] = { rows(D), "lost" },
+  ["no answer at all but ReadyForQuery"] = { { complete = function() end, describe = function() end, execute = function() end }, "lost" },
   ["only CommandComplete"] = { { complete = function() end, describe = function() end, execute = function() return C end }, "any cells" },
+  ["CommandComplete twice"] = { rows(D .. C .. C), "any" },
   ["the whole answer twice"] = { rows(D .. C .. T .. D .. C), "any" },
+  ["ReadyForQuery twice"] = { { ready = function(_, bytes) return bytes .. bytes end }, "any" },
+  ["ReadyForQuery before the rows"] = { rows(Z .. D .. C), "any" },
+  ["ReadyForQuery in the middle of the rows"] = { rows(D .. Z .. C), "any" },
   ["ReadyForQuery of a status that there is not"] = { { ready = function() return pg.ready "?" end }, "any" },
   ["ReadyForQuery that claims a transaction"] = { { ready = function() return pg.ready "T" end }, "right" },
   ["ReadyForQuery that claims a failed transaction"] = { { ready = function() return pg.ready "E" end }, "right" },
+  ["an answer after the end"] = { { ready = function(_, bytes) return bytes .. T .. pg.data_row { "8" } .. C .. bytes end }, "any" },
   ["PortalSuspended instead of an end"] = { rows(D .. pg.portal_suspended()), "any" },
   ["EmptyQueryResponse"] = { rows(pg.empty_query()), "any cells" },
   ["a FunctionCallResponse"] = { rows(pg.function_call_response "x" .. D .. C), "query lost" },
@@ -164,6 +171,7 @@ local cases = {
     "connect" },
   ["a select's answer as greeting"] = { greeting(T .. D .. C .. Z), "connect" },
   ["a greeting that does not end"] = { { request = endless(pg.authentication_ok(), pg.parameter_status("x", "y")) }, "connect" },
+  ["a query's answer before the query"] = { { greeting = function(_, b) return b .. T .. pg.data_row { "8" } .. C .. Z end }, "connect" },
 
   -- cancels
   ["a cancel key that is wrong"] = { { options = { pid = 1, key = 1 }, execute = function(c, b, sql)

@@ -167,6 +167,7 @@ struct db_conn {
   /* a statement */
   bool begun;            /* sent, and step has not been here */
   bool streaming;
+  bool single;           /* one statement: it has one end */
   bool ran_dry;          /* its last result came; so it is when nothing is under way */
   bool in_pipeline;
   int closing;           /* the next so many results are DEALLOCATEs' */

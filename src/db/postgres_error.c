@@ -139,12 +139,23 @@ void error_of_result(struct db_conn *conn, const PGresult *result, struct pool_e
   if (state_is_disconnect(error->sqlstate)) error->disconnect = true;
 }
 
+/* libpq's own, without an SQLSTATE: it threw something away that nothing had asked for. Whose the next answer is nobody can say. */
+static void doom_of_violation(struct db_conn *conn, const char *message) {
+  char line[512];
+  conn->dead = true;
+  if (conn->fatal) return;
+  line_copy(line, sizeof line, message);
+  error_set(&conn->doom, POOL_LOST, "the server broke the protocol: %s", line);
+  conn->doom.disconnect = conn->fatal = true;
+}
+
 void error_notice(void *user, const PGresult *result) {
   struct db_conn *conn = user;
   const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
   const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
   if (!message) return;
   if (severity_is_fatal(result)) doom_set(conn, result);
+  if (!PQresultErrorField(result, PG_DIAG_SQLSTATE)) doom_of_violation(conn, message);
   const char *level = !severity || strncmp(severity, "DEBUG", 5) == 0 ? "debug"
                       : strcmp(severity, "WARNING") == 0 || severity_is_fatal(result) ? "warn" : "info";
   postgres_log(conn->db, level, "%s: %s", severity ? severity : "libpq", message);

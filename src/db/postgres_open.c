@@ -203,15 +203,6 @@ static bool pooler_is_open(const struct db_conn *conn) { /* a question */
   return conn->db->pooler == POOLER_AUTO && (!conn->db->direct || pid <= 0 || pid > PID_MOST);
 }
 
-static enum db_want open_done(struct db_conn *conn) {
-  if (conn->db->pooler == POOLER_TRANSACTION) conn->pooled = true;
-  free(conn->addresses);
-  conn->addresses = NULL;
-  conn->op = OP_NONE;
-  conn->phase = PHASE_NONE;
-  return DB_DONE;
-}
-
 static void pooler_found(struct db_conn *conn) {
   conn->pooled = true;
   if (conn->db->pooler_told) return;
@@ -227,20 +218,34 @@ static void pooler_judge(struct db_conn *conn) {
   else pooler_found(conn);
 }
 
+static enum db_want attempt_lost(struct db_conn *conn, struct pool_error why, struct pool_error *error) {
+  if (postgres_dead(conn)) error_of_loss(conn, &why);
+  why.kind = POOL_CONNECT;
+  conn->dead = false; /* the next attempt is another */
+  query_forget(conn);
+  return attempt_next(conn, &why, error);
+}
+
+static enum db_want open_done(struct db_conn *conn, struct pool_error *error) {
+  PQisBusy(conn->pg); /* has libpq look at what has come beyond the greeting: error_notice hears of it */
+  if (postgres_dead(conn)) return attempt_lost(conn, conn->error, error);
+  if (conn->db->pooler == POOLER_TRANSACTION) conn->pooled = true;
+  free(conn->addresses);
+  conn->addresses = NULL;
+  conn->op = OP_NONE;
+  conn->phase = PHASE_NONE;
+  return DB_DONE;
+}
+
 static enum db_want setup_step(struct db_conn *conn, struct pool_error *error) {
   enum db_want want = query_receive(conn);
   if (want != DB_DONE && want != DB_FAILED) return want;
   if (want == DB_DONE && !conn->failed) {
     pooler_judge(conn);
     query_forget(conn);
-    return open_done(conn);
+    return open_done(conn, error);
   }
-  struct pool_error why = conn->error;
-  if (want == DB_FAILED) error_of_loss(conn, &why);
-  why.kind = POOL_CONNECT;
-  conn->dead = false; /* the next attempt is another */
-  query_forget(conn);
-  return attempt_next(conn, &why, error);
+  return attempt_lost(conn, conn->error, error);
 }
 
 static enum db_want setup_begin(struct db_conn *conn, struct pool_error *error) {
@@ -248,7 +253,7 @@ static enum db_want setup_begin(struct db_conn *conn, struct pool_error *error) 
   bool plain = PQsetnonblocking(conn->pg, 1) == 0;
   const char *sql = datestyle_is_iso(conn) ? (pooler_is_open(conn) ? "SELECT pg_backend_pid()" : NULL)
                     : pooler_is_open(conn) ? "SET DateStyle TO ISO; SELECT pg_backend_pid()" : "SET DateStyle TO ISO";
-  if (plain && !sql) return open_done(conn);
+  if (plain && !sql) return open_done(conn, error);
   conn->phase = PHASE_SETUP;
   if (plain && query_begin(conn, sql)) return setup_step(conn, error);
   struct pool_error why;

@@ -15,6 +15,8 @@
 **    transaction.
 ** 4. The first error is the statement's; what comes after it is its echo.
 ** 5. COPY is refused: the server is told so (in) or its data thrown away and a cancel sent (out).
+** 6. A statement has one end, a script one or more. No end, or one too many, and the next answer would be taken for another's: the
+**    connection is given up. So it is for what the server says beyond the end (error_notice).
 */
 #include "postgres.h"
 
@@ -48,7 +50,7 @@ static void query_start(struct db_conn *conn) {
   INSIST(conn->ran_dry && !conn->cancel);
   query_forget(conn);
   conn->begun = true;
-  conn->ran_dry = conn->streaming = conn->preparing = false;
+  conn->ran_dry = conn->streaming = conn->preparing = conn->single = false;
   conn->resent = conn->failed = conn->stale = conn->cancelled = conn->asked = conn->copy_ended = false;
   conn->closing = 0;
   conn->plan = NULL;
@@ -153,6 +155,7 @@ bool postgres_send(struct db_conn *conn, const struct statement *s, struct pool_
   if (!params_set(&conn->params, s, error)) return false;
   transaction_note(conn, s->sql);
   query_start(conn);
+  conn->single = !s->script;
   conn->streaming = s->stream && !s->script;
   if (!(s->script ? PQsendQuery(conn->pg, s->sql) : send_extended(conn, s))) return send_failed(conn, error);
   if (conn->streaming) PQsetSingleRowMode(conn->pg);
@@ -174,6 +177,15 @@ static void note_failure(struct db_conn *conn, const struct pool_error *error) {
   if (conn->failed) return;
   conn->failed = true;
   conn->error = *error;
+}
+
+/* What comes next may be anybody's answer. */
+static void note_violation(struct db_conn *conn, const char *what) {
+  struct pool_error error;
+  error_set(&error, POOL_LOST, "the server broke the protocol: %s", what);
+  error.disconnect = true;
+  note_failure(conn, &error);
+  conn->dead = true;
 }
 
 static void take_error(struct db_conn *conn, PGresult *result) {
@@ -214,6 +226,7 @@ static void take_end(struct db_conn *conn, PGresult *result) {
     PQclear(result);
     return;
   }
+  if (conn->last && conn->single) note_violation(conn, "a statement ended twice");
   PQclear(conn->last);
   conn->last = result;
 }
@@ -349,7 +362,12 @@ static enum db_want query_died(struct db_conn *conn, struct pool_error *error) {
 
 static enum db_want query_end(struct db_conn *conn, struct pool_error *error) {
   bool ping = conn->op == OP_PING;
+  if (!ping && !conn->failed && !conn->last) {
+    note_violation(conn, "a statement ended without an answer");
+    return query_died(conn, error);
+  }
   conn->op = OP_NONE;
+  PQisBusy(conn->pg); /* has libpq look at what has come beyond the end: error_notice hears of it */
   if (PQtransactionStatus(conn->pg) == PQTRANS_IDLE) conn->read_only = false;
   if (conn->failed) {
     *error = conn->error;
@@ -359,7 +377,7 @@ static enum db_want query_end(struct db_conn *conn, struct pool_error *error) {
   PGresult *last = conn->last;
   conn->last = NULL;
   uint64_t shape = conn->plan ? conn->plan->serial : 0;
-  if (ping || !last) {
+  if (ping) {
     PQclear(last);
     return DB_DONE;
   }
