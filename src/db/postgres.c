@@ -79,7 +79,8 @@ static void conn_close(struct db_conn *conn) {
 
 static enum db_want close_step(struct db_conn *conn) {
   char rest[4096];
-  while (conn->farewell >= 0) {
+  for (int i = 0; conn->farewell >= 0; i++) {
+    if (i == IDLE_ROUNDS) return DB_READ; /* one who goes on talking does not hold the loop */
     ssize_t n = recv(conn->farewell, rest, sizeof rest, MSG_DONTWAIT);
     if (n > 0 || (n < 0 && errno == EINTR)) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return DB_READ;
