@@ -3,8 +3,8 @@
 **
 **   fake_postgres LISTEN DIR OWNER PATH     LISTEN as in address.h; DIR holds `script.lua`, takes `notes`; PATH is Lua's package.path
 **
-** A process accepts; each connection is a child's with a Lua of its own, which runs support/fake_server.lua over the functions
-** below (a table, `wire`), so that a script is straight-line code that may block and die without another connection noticing.
+** A process accepts; each connection is a child's, with a copy of the Lua into which the script was loaded, run over the functions
+** below (a table, `wire`) by support/fake_server.lua, so that a script is straight-line code that may block and die without another connection noticing.
 ** What a script writes with note() is appended to DIR/notes in one write, so that lines of several children never mix.
 **
 ** A cancel is SIGUSR1 from one child to another: blocked, and seen by sleep() alone, so that none is lost and none comes too late
@@ -129,29 +129,34 @@ static void wire_push(lua_State *L, int fd, const char *dir, int serial) {
   lua_setfield(L, -2, "serial");
 }
 
-static void serve(int fd, const char *dir, const char *path, int serial) {
+/* A Lua with the script in it, before anybody connects: a child has only to run it. On its stack: what runs it, of a wire. */
+static lua_State *script_load(const char *dir, const char *path) {
   lua_State *L = luaL_newstate();
   if (!L) die("lua");
   luaL_openlibs(L);
   lua_getglobal(L, "package");
   lua_pushstring(L, path);
   lua_setfield(L, -2, "path");
+  lua_settop(L, 0);
   lua_getglobal(L, "require");
   lua_pushliteral(L, "support.fake_server");
   if (lua_pcall(L, 1, 1, 0) == LUA_OK) {
-    wire_push(L, fd, dir, serial);
-    if (lua_pcall(L, 1, 0, 0) == LUA_OK) _exit(0);
+    lua_pushfstring(L, "%s/script.lua", dir);
+    if (lua_pcall(L, 1, 1, 0) == LUA_OK) return L;
   }
   fprintf(stderr, "fake_postgres: %s\n", lua_tostring(L, -1));
-  _exit(1);
+  exit(1);
 }
 
-static void child(int fd, char **argv, int serial) {
+static void child(lua_State *L, int fd, const char *dir, int serial) {
   int one = 1;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   alarm(LIFE_SECONDS);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* a Unix socket does not mind */
-  serve(fd, argv[2], argv[4], serial);
+  wire_push(L, fd, dir, serial);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK) _exit(0);
+  fprintf(stderr, "fake_postgres: %s\n", lua_tostring(L, -1));
+  _exit(1);
 }
 
 int main(int argc, char **argv) {
@@ -164,6 +169,7 @@ int main(int argc, char **argv) {
   sigemptyset(&set);
   sigaddset(&set, SIGUSR1);
   sigprocmask(SIG_BLOCK, &set, NULL);
+  lua_State *L = script_load(argv[2], argv[4]);
   struct address at = address_of(argv[1]);
   struct pollfd listener = {.fd = address_bind(&at, SOCK_NONBLOCK), .events = POLLIN};
   if (listen(listener.fd, 128) != 0) die("listen");
@@ -174,7 +180,7 @@ int main(int argc, char **argv) {
     pid_t pid = fork();
     if (pid < 0) die("fork");
     serial++;
-    if (pid == 0) child(fd, argv, serial);
+    if (pid == 0) child(L, fd, argv[2], serial);
     close(fd);
   }
   return 0;

@@ -352,10 +352,13 @@ function Connection:serve(change)
   if change.goodbye then change.goodbye(self) end
 end
 
---- A child's whole life.
-return function(wire)
-  local c = setmetatable({ wire = wire, pid = wire.pid, serial = wire.serial, key = wire.pid * 7 + 1, out = {} }, Connection)
-  local fine, err = xpcall(function() dofile(wire.dir .. "/script.lua")(c) end, debug.traceback)
-  if not fine then c:note("error: " .. tostring(err)) end
-  c:close()
+--- Loads a script; what it gives is a child's whole life.
+return function(path)
+  local script = dofile(path)
+  return function(wire)
+    local c = setmetatable({ wire = wire, pid = wire.pid, serial = wire.serial, key = wire.pid * 7 + 1, out = {} }, Connection)
+    local fine, err = xpcall(script, debug.traceback, c)
+    if not fine then c:note("error: " .. tostring(err)) end
+    c:close()
+  end
 end
