@@ -11,7 +11,7 @@ local pool = require "pool"
 local process = require "support.process"
 local Calls = require "faults.calls"
 
-local load = { TASKS = 16, STREAK = 100 }
+local load = { TASKS = 16, STREAK = 50 }
 local PAUSE = 0.005  -- after an error
 local PATIENCE = 60  -- for any one answer
 
@@ -41,7 +41,8 @@ function load.tasks(w, settings)
   self.descriptors = descriptors(self.pid)
   self.db = pool.new(settings)
   self.calls = Calls.new(self.db, w.row)
-  self.db:on("timeout", function() end) -- a listener that is there must not be in the way
+  if w.policy then assert(self.db:tune(w.policy)) end
+  if w.record then self.recording = assert(self.db:record(w.record)) end
   return self
 end
 
@@ -102,10 +103,18 @@ function Tasks:state()
     coroutines = calls:left_coroutines() }
 end
 
+function Tasks:log()
+  local file = assert(io.open(self.w.dir .. "/log", "rb"))
+  local text = file:read "a"
+  file:close()
+  return text
+end
+
 function Tasks:ledger() return self.calls.ledger end
 
 --- Ends the pool; { descriptors, complaint? }.
 function Tasks:close()
+  if self.recording then self.recording:close() end
   self.db:close()
   local total = self.db:stats().total
   return { descriptors = descriptors(self.pid) - self.descriptors, complaint = total > 0 and total .. " connections after close" or nil }
@@ -129,9 +138,11 @@ end
 
 --- Starts the server at once: its start hook needs the database.
 function load.serve(w, settings, wrap, env)
-  local self = setmetatable({ w = w, file = w.dir .. "/load" }, Serve)
+  local self = setmetatable({ w = w, file = w.dir .. "/load", marks = 0 }, Serve)
   local words = table.move(wrap, 1, #wrap, 1, {})
   local command = { BUILD .. "/pool", "serve", "spec/faults/app.lua", "--dev", "--listen", "127.0.0.1:0" }
+  if w.policy then table.move({ "--policy", w.policy }, 1, 2, #command + 1, command) end
+  if w.record then table.move({ "--record", w.record }, 1, 2, #command + 1, command) end
   for _, list in ipairs { command, flags(settings), w.flags } do table.move(list, 1, #list, #words + 1, words) end
   local given = { FAULT_ROW = w.row.name }
   for name, value in pairs(env) do given[name] = value end
@@ -165,7 +176,7 @@ function Serve:figures()
     local n = {}
     for name, value in text:gmatch "(%w+)=([%d.]+)" do n[name] = math.tointeger(tonumber(value)) or tonumber(value) end
     local figures = { calls = n.calls, right = n.right, wrong = n.wrong, missing = n.missing, longest = n.longest, errors = {} }
-    self.whole_at = n.whole > 0 and n.whole or nil
+    self.whole_at = n.marks == self.marks and n.whole > 0 and n.whole or nil
     for _, kind in ipairs { "timeout", "overloaded", "connect", "lost", "closed", "deadline", "query", "cancelled" } do
       figures.errors[kind] = n[kind] > 0 and n[kind] or nil
     end
@@ -174,7 +185,11 @@ function Serve:figures()
   return self.known or { calls = 0, right = 0, wrong = 0, missing = 0, longest = 0, errors = {} }
 end
 
-function Serve:mark() os.execute(("kill -USR1 %d"):format(self.client.pid)) end
+function Serve:mark()
+  self.marks = self.marks + 1
+  os.execute(("kill -USR1 %d"):format(self.client.pid))
+end
+
 function Serve:whole()
   self:figures()
   return self.whole_at
@@ -194,6 +209,8 @@ function Serve:state()
   if self.complaint then state.wrong[#state.wrong + 1] = self.complaint end
   return state
 end
+
+function Serve:log() return self.server:stderr() end
 
 function Serve:ledger()
   local states = {}

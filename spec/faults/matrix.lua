@@ -7,10 +7,10 @@
 ---     allow = "lost",                            -- kinds of error that callers may meet, by spaces; a `query` needs its SQLSTATE
 ---                                                --   ("query:40001"), others may have one ("lost:57P01"); nothing else is allowed
 ---     saw = "57P01",                             -- what proves that the fault struck: a kind, an SQLSTATE or kind:sqlstate that
----                                                --   callers met at least once; or function(w, result) → true, with w:stats() at hand
+---                                                --   callers met at least once; or function(w, result, state) → true (state.seen: those counts, w:stats())
 ---     strike = function(w)                       -- does the damage under load (world.lua: w:hit, w:cluster, w:freeze, w:sql, w:run,
----       for _ = 1, 5 do                          --   w:beside, w:wait, w:more); returns when the cause has ended. It runs as a task,
----         w:hit("pg_terminate_backend", "state = 'active'")  -- beside the load; nothing in it may block the loop for long
+---       for _ = 1, 5 do                          --   w:beside, w:wait, w:more); returns when the cause has ended. It runs as a task
+---         w:hit("terminate", w.STATES.query)     --   beside the load: nothing in it may block the loop for long
 ---         w:more(20)
 ---       end
 ---     end,
@@ -18,7 +18,8 @@
 ---
 --- What else a row may have:
 ---   loads = { "tasks", "serve" }   how it is loaded: tasks in one process, `pool serve` under HTTP clients; default both
----   bound = 1                      seconds from the cause's end until 100 answers in a row are right and the pool is at rest
+---   bound = 1                      seconds from the cause's end until 50 answers in a row are right and the pool is at rest, on top of
+---                                  what 50 answers take beforehand
 ---   why = "..."                    for a bound other than 1: the stated back-off or deadline that it comes from
 ---   settings = {}                  of the pool; default size 4, max_overflow 4, timeout 10
 ---   url = {}                       for support/postgres.url: tcp = true, user, sslmode, ...
@@ -30,7 +31,8 @@
 ---   least = 200                    right answers that the load must have had for the row to mean anything
 ---   excess = 0, excess_why = ""    connections that the server may count beyond the pool's limit
 ---   setup = function(w)            before the pool is made; may change w.url (a table as above, or a whole URL), w.settings, w.flags (of
----                                  `pool serve`), w.observe = { {host=, port=}, … } (servers whose count is sampled)
+---                                  `pool serve`), w.policy and w.record (files: db:tune, --policy; db:record, --record), and
+---                                  w.observe = { {host=, port=}, … } (the servers that count; the last has the ledger at the end)
 ---   ready = function(w)            after the load has had its first 50 answers, before the strike
 ---   after = function(w, result)    when the load has ended and the pool is at rest; may add to result.broken
 ---   wrap = function(dir) → words   put before the command under load (unshare, faketime, prlimit: it must end in an exec)
@@ -129,25 +131,32 @@ end
 
 local function busy(s) return s.leased + s.waiting + s.resetting + s.closing + s.opening + s.checking end
 
+--- Seconds until a streak that begins now is whole; nil when it never is.
+local function streak(w, since)
+  w.load:mark()
+  local again = pcall(w.wait, w, function() return w.load:whole() end, WHOLE_WITHIN)
+  return again and math.max(0, w.load:whole() - since) or nil
+end
+
 --- Strikes under load and waits until the pool is whole; seconds, nil when it never was.
 local function suffer(w, row, result)
   local load = w.load
   load:start()
   w:more(FIRST, 30)
+  result.calm = streak(w, pool.now())
   if row.ready then row.ready(w) end
+  result.limit = w:stats().limit
   local began = pool.now()
-  local fine, err = xpcall(row.strike, debug.traceback, w)
+  local fine, err = pcall(row.strike, w)
   local ended = pool.now()
   result.struck = ended - began
   if not fine then result.broken[#result.broken + 1] = "the strike failed: " .. tostring(err) end
-  load:mark()
-  local again = pcall(w.wait, w, function() return load:whole() end, WHOLE_WITHIN)
-  local streak = again and math.max(0, load:whole() - ended)
+  local again = streak(w, ended)
   w:more(row.least or LEAST, WHOLE_WITHIN)
   load:stop()
   local stopped = pool.now()
   local rested = pcall(w.wait, w, function() return busy(w:stats()) == 0 end, 10)
-  return streak and rested and streak + pool.now() - stopped or nil
+  return again and rested and again + pool.now() - stopped or nil
 end
 
 --- Right answers are kept, each once; what failed before its COMMIT left nothing.
@@ -198,7 +207,8 @@ local function verdict(row, result, state)
   fail_if(result, #refused > 0, "not allowed: %s (the last: %s)", table.concat(refused, ", "), tostring(state.last))
   fail_if(result, result.right < (row.least or LEAST), "only %d right answers: no load", result.right)
   fail_if(result, not result.whole, "never whole again")
-  fail_if(result, result.whole and result.whole > result.bound * SLOW, "whole only after %.2f s", result.whole or 0)
+  fail_if(result, result.whole and result.whole > result.bound * SLOW + (result.calm or 0),
+    "whole only after %.2f s", result.whole or 0)
   fail_if(result, result.most and result.most > result.limit + (row.excess or 0), "%d connections at the server, %d allowed",
     result.most or 0, result.limit)
   for what, n in pairs(result.left) do fail_if(result, n > 0, "left behind: %d %s", n, what) end
@@ -218,7 +228,7 @@ local function measure(w, row, result)
   local figures, state = w.load:figures(), w.load:state()
   for _, name in ipairs { "calls", "right", "wrong", "missing", "errors", "longest" } do result[name] = figures[name] end
   local s = state.stats
-  result.limit, result.seen = s.limit, state.seen
+  result.limit, result.seen = math.max(s.limit, result.limit), state.seen -- a policy may have lowered it
   result.left = { leases = s.leased + state.leases, waiters = s.waiting, coroutines = state.coroutines }
   fail_if(result, s.total > s.limit, "%d connections, %d allowed", s.total, s.limit)
   balance(result, s)
@@ -261,15 +271,19 @@ function matrix.run(name, how, dir)
   local World = require "faults.world"
   local row = matrix.row(name)
   local result = { broken = {}, bound = row.bound or BOUND, wrong = 0, missing = 0, calls = 0, right = 0, errors = {}, left = {} }
-  local log = io.open(dir .. "/log", "w")
+  local log = assert(io.open(dir .. "/log", "w"))
+  log:setvbuf "line"
   pool.log = function(level, message) log:write(level, ": ", message, "\n") end
   local w = World.new(row, "fault-" .. dir:match "%w+$", dir)
-  local fine, err = xpcall(pool.run, debug.traceback, function()
+  local fine, err = pcall(pool.run, function()
     local done, why = xpcall(function()
       w.load = begin(w, row, how, dir)
       w.pid = w.load.pid
       measure(w, row, result)
-    end, function(raised) return debug.traceback(tostring(raised), 2) end)
+    end, function(raised)
+      pool.log("error", debug.traceback(tostring(raised), 2))
+      return raised
+    end)
     for _, complaint in ipairs(w:close()) do result.broken[#result.broken + 1] = "undoing: " .. complaint end
     if not done then error(why, 0) end
   end)
@@ -293,12 +307,20 @@ local function command(row, how, dir)
   return words, env
 end
 
+--- The cluster answers, whatever the row before did to it.
+local function mend_cluster()
+  if pcall(postgres.sql, "select 1") then return end
+  postgres.kill()
+  postgres.start()
+end
+
 --- One row under one load, in a process of its own, whose crash or hang is the row's failure alone: the result; `skipped` says why there
 --- is none. The cluster is the one in the environment, which must be nobody else's.
 ---@return table result  broken: what was wrong, empty when the row has passed
 function matrix.judge(row, how)
   local lacks = matrix.lacks(row)
   if lacks then return { skipped = lacks, broken = {} } end
+  mend_cluster()
   local dir = process.run("mktemp -d /tmp/pool-fault.XXXXXX"):gsub("\n$", "")
   process.run("chmod 755 " .. dir)
   local words, env = command(row, how, dir)

@@ -15,7 +15,7 @@ local POLL = 0.002
 ---@param name string  the application_name of the connections under test
 ---@param dir string  a directory of this run's own, removed after it
 function World.new(row, name, dir)
-  local self = setmetatable({ row = row, name = name, dir = dir, undo = {}, serial = 0, settings = {}, flags = {} }, World)
+  local self = setmetatable({ row = row, name = name, dir = dir, undo = {}, serial = 0, hits = 0, settings = {}, flags = {} }, World)
   self.url = { application_name = name }
   for key, value in pairs(row.url or {}) do self.url[key] = value end
   return self
@@ -162,20 +162,58 @@ function World:pids(condition, options)
   return found
 end
 
---- The server's function (pg_terminate_backend, pg_cancel_backend) on one connection under test that fulfils the condition, as soon as
---- there is one: looked for and hit in one statement, so that it is hit in that state.
+local HIT = [[do $hit$
+declare victim int; deadline timestamptz := clock_timestamp() + interval '%g s';
+begin
+  loop
+    perform pg_stat_clear_snapshot();
+    select pid into victim from pg_stat_activity where %s order by random() limit 1;
+    exit when found;
+    if clock_timestamp() > deadline then raise exception 'nobody was in that state'; end if;
+    perform pg_sleep(0.0005);
+  end loop;
+  raise notice 'hit %%', victim;
+  %s
+end $hit$]]
+
+local HOW = {
+  terminate = "perform pg_terminate_backend(victim);",
+  cancel = "perform pg_cancel_backend(victim);",
+  kill = "execute format('copy (select 1) to program %L', 'kill -KILL ' || victim);", -- the server's own hand is the quickest
+}
+
+--- Hits one connection under test as soon as one fulfils the condition of pg_stat_activity (World.STATES has some): looked for and hit
+--- by the server itself, so that it is hit in that state.
+---@param how "terminate" | "cancel" | "kill"
+---@param condition string
 ---@return integer pid
-function World:hit(fn, condition, seconds)
-  local text = ("select pid, %s(pid) from pg_stat_activity where %s limit 1"):format(fn, self:mine(condition))
-  return math.tointeger(tonumber(self:wait(function() return self:sql(text):match "^(%d+)|t" end, seconds,
-    "a connection with " .. (condition or "any state"))))
+function World:hit(how, condition, seconds)
+  local text = HIT:format(seconds or 10, self:mine(condition), HOW[how])
+  local said = self:run(("printf %%s %s | %s 2>&1%s"):format(quote(text), self.psql {}, how == "kill" and " || true" or ""))
+  local pid = said:match "NOTICE:  hit (%d+)" or error(("nobody was hit where %s: %s"):format(condition, said), 2)
+  self.hits = self.hits + 1
+  return math.tointeger(tonumber(pid))
+end
+
+--- What the server's own view says of a connection.
+World.STATES = {
+  idle = "state = 'idle' and state_change < clock_timestamp() - interval '0.1 s'",
+  query = "state = 'active' and query like '%pg_sleep%'",
+  transaction = "state = 'idle in transaction'",
+  stream = "state = 'active' and query like '%as wide%'",
+}
+
+--- Waits until the matrix's server answers again.
+function World:ready(seconds)
+  self:run(("for i in {1..%d}; do %s -c 'select 1' >/dev/null 2>&1 && exit 0; sleep 0.02; done; exit 1")
+    :format((seconds or 20) * 50, self.psql {}))
 end
 
 --- The postmaster's process id, and those of all its children.
 ---@return integer, integer[]
 function World.server_pids(dir)
   dir = dir or postgres.cluster().DIR
-  local main = math.tointeger(tonumber(process.run(("head -n 1 %s/data/postmaster.pid"):format(quote(dir)))))
+  local main = math.tointeger(tonumber((process.run(("head -n 1 %s/data/postmaster.pid"):format(quote(dir))))))
   local children = {}
   for pid in process.run(("cat /proc/%d/task/%d/children"):format(main, main)):gmatch "%d+" do
     children[#children + 1] = math.tointeger(pid)
@@ -197,5 +235,8 @@ end
 
 --- What the process under load says of itself: db:stats() of its pool, in both ways of loading.
 function World:stats() return self.load:state().stats end
+
+--- What it has logged so far.
+function World:log() return self.load:log() end
 
 return World

@@ -10,7 +10,7 @@
 ** REQUESTS requests it is closed and opened anew (0: never).
 **
 ** The figures so far are one line in the file STATE, written over itself: name=value, `seq` first and last, so that a reader sees
-** whether it caught a write. SIGUSR1 begins a streak: `whole` is the clock (CLOCK_MONOTONIC, seconds) at which STREAK answers in a
+** whether it caught a write. SIGUSR1 begins a streak, and `marks` counts those: `whole` is the clock (CLOCK_MONOTONIC, seconds) at which STREAK answers in a
 ** row were right since then, 0 before. SIGTERM: no new requests; it ends when all are answered. The exit code is 0 when none was
 ** wrong or missing.
 */
@@ -60,7 +60,8 @@ struct load {
   double patience;
   uint64_t calls, right, wrong, missing, errors[KINDS], streak, seq;
   double whole, longest;
-  bool marked, dirty;
+  int marks; /* streaks begun */
+  bool dirty;
 };
 
 static volatile sig_atomic_t stopping, mark;
@@ -81,9 +82,9 @@ static double now(void) {
 
 static void tell_state(struct load *l) {
   char line[LINE];
-  int n = snprintf(line, sizeof line, "seq=%llu calls=%llu right=%llu wrong=%llu missing=%llu streak=%llu whole=%.6f longest=%.6f",
+  int n = snprintf(line, sizeof line, "seq=%llu calls=%llu right=%llu wrong=%llu missing=%llu streak=%llu marks=%d whole=%.6f longest=%.6f",
                    (unsigned long long)++l->seq, (unsigned long long)l->calls, (unsigned long long)l->right,
-                   (unsigned long long)l->wrong, (unsigned long long)l->missing, (unsigned long long)l->streak, l->whole, l->longest);
+                   (unsigned long long)l->wrong, (unsigned long long)l->missing, (unsigned long long)l->streak, l->marks, l->whole, l->longest);
   for (size_t i = 0; i < KINDS; i++)
     n += snprintf(line + n, sizeof line - (size_t)n, " %s=%llu", kinds[i].name, (unsigned long long)l->errors[i]);
   n += snprintf(line + n, sizeof line - (size_t)n, " seq=%llu", (unsigned long long)l->seq);
@@ -177,7 +178,7 @@ static void answer(struct load *l, struct client *c, const char *head, const cha
   snprintf(right, sizeof right, "%llu %llu\n", (unsigned long long)c->number, (unsigned long long)c->number * 7);
   if (sscanf(head, "http/1.1 %d", &status) == 1 && status == 200 && strcmp(body, right) == 0) {
     l->right++;
-    if (++l->streak == (uint64_t)l->streak_wanted && l->marked && l->whole <= 0) l->whole = now();
+    if (++l->streak == (uint64_t)l->streak_wanted && l->marks > 0 && l->whole <= 0) l->whole = now();
   } else {
     l->streak = 0;
     c->not_before = now() + PAUSE;
@@ -258,7 +259,8 @@ static bool load_turn(struct load *l) {
   double at = now();
   if (mark) {
     mark = 0;
-    l->marked = l->dirty = true;
+    l->marks++;
+    l->dirty = true;
     l->streak = 0;
     l->whole = 0;
   }
