@@ -37,17 +37,17 @@
 static const struct kind {
   const char *name;
   int status;
-} kinds[] = {{"timeout", 503}, {"overloaded", 503}, {"connect", 503},   {"lost", 503},
-             {"closed", 503},  {"deadline", 504},   {"query", 500}, {"cancelled", 500}};
+} kinds[] = {{"timeout", 503}, {"overloaded", 503}, {"connect", 503}, {"lost", 503},
+             {"closed", 503},  {"deadline", 504},   {"query", 500},   {"cancelled", 500}};
 #define KINDS (sizeof kinds / sizeof kinds[0])
 
 struct client {
-  int fd;              /* -1: none */
-  bool busy;           /* a request is under way */
-  uint64_t number;     /* its */
-  double since;        /* when it was sent */
-  double not_before;   /* the next may begin then */
-  int asked;           /* on this connection */
+  int fd;            /* -1: none */
+  bool busy;         /* a request is under way */
+  uint64_t number;   /* its */
+  double since;      /* when it was sent */
+  double not_before; /* the next may begin then */
+  int asked;         /* on this connection */
   size_t got;
   char in[16384];
 };
@@ -83,8 +83,8 @@ static double now(void) {
 static void tell_state(struct load *l) {
   char line[LINE];
   int n = snprintf(line, sizeof line, "seq=%llu calls=%llu right=%llu wrong=%llu missing=%llu streak=%llu marks=%d whole=%.6f longest=%.6f",
-                   (unsigned long long)++l->seq, (unsigned long long)l->calls, (unsigned long long)l->right,
-                   (unsigned long long)l->wrong, (unsigned long long)l->missing, (unsigned long long)l->streak, l->marks, l->whole, l->longest);
+                   (unsigned long long)++l->seq, (unsigned long long)l->calls, (unsigned long long)l->right, (unsigned long long)l->wrong,
+                   (unsigned long long)l->missing, (unsigned long long)l->streak, l->marks, l->whole, l->longest);
   for (size_t i = 0; i < KINDS; i++)
     n += snprintf(line + n, sizeof line - (size_t)n, " %s=%llu", kinds[i].name, (unsigned long long)l->errors[i]);
   n += snprintf(line + n, sizeof line - (size_t)n, " seq=%llu", (unsigned long long)l->seq);

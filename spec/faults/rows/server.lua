@@ -211,8 +211,8 @@ add { -- those who are on it wait; nobody else does
 }
 add { -- no cancel reaches it: after 5 s the connection is given up, which the server does not know before it wakes
   name = "backend frozen for longer than statement_timeout and the patience with a cancel",
-  allow = "lost", saw = "lost", settings = { size = 4, max_overflow = 0, statement_timeout = 0.5 }, excess = 1,
-  excess_why = "a frozen backend cannot see that it was given up",
+  allow = "lost", saw = "lost", settings = { size = 4, max_overflow = 0, statement_timeout = 0.5 }, calls = { "query" },
+  ledger = false, excess = 1, excess_why = "a frozen backend cannot see that it was given up",
   strike = function(w) w:freeze(w:pids "true"[1], 7):wait() end,
 }
 add { -- what is open works on; opens and cancels wait
