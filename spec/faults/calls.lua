@@ -38,14 +38,67 @@ function Calls.new(db, row)
   return setmetatable({
     db = db, row = row, order = order, text = TEXTS[db.driver],
     seen = {},      -- typed errors: kind, "kind:sqlstate" and sqlstate → how many
+    told = {},      -- kind:sqlstate → what the first of them said
     ledger = {},    -- number → "right", "clean" (nothing may be there) or "open" (the COMMIT's fate is unknown)
     wrong = {},     -- stories
     running = setmetatable({}, { __mode = "k" }), -- the coroutines that ever called
   }, Calls)
 end
 
---- The table that transactions write to; made before anything fails.
-function Calls.prepare(db) return db:exec "create table if not exists fault_ledger (n bigint not null)" end
+--- The table that transactions write to; made before anything fails. On a standby it must be there.
+function Calls.prepare(db)
+  local fine, err = db:exec "create table if not exists fault_ledger (n bigint not null)"
+  if not fine and err.sqlstate ~= "25006" then return nil, err end
+  return true
+end
+
+local function exists(path)
+  local file = io.open(path)
+  if file then file:close() end
+  return file ~= nil
+end
+
+--- Does the cause last now? For calls that are part of it: a row's `ask` gets the Calls as its third argument.
+function Calls:cause()
+  local dir = os.getenv "FAULT_DIR"
+  self.ended = self.ended or exists(dir .. "/ended")
+  self.begun = self.begun or exists(dir .. "/begun")
+  return self.begun and not self.ended
+end
+
+---@param db pool.Pool
+---@param row table the row of the matrix: its `calls` (names) and `ask` (a kind of its own, called as "own")
+function Calls.new(db, row)
+  local order = row.calls or ORDER
+  if row.ask then
+    order = table.move(order, 1, #order, 1, {})
+    order[#order + 1] = "own"
+  end
+  return setmetatable({
+    db = db, row = row, order = order, text = TEXTS[db.driver],
+    seen = {},      -- typed errors: kind, "kind:sqlstate" and sqlstate → how many
+    told = {},      -- kind:sqlstate → what the first of them said
+    ledger = {},    -- number → "right", "clean" (nothing may be there) or "open" (the COMMIT's fate is unknown)
+    wrong = {},     -- stories
+    running = setmetatable({}, { __mode = "k" }), -- the coroutines that ever called
+  }, Calls)
+end
+
+--- The table that transactions write to; made before anything fails. On a standby it must be there.
+function Calls.prepare(db)
+  local fine, err = db:exec "create table if not exists fault_ledger (n bigint not null)"
+  if not fine and err.sqlstate ~= "25006" then return nil, err end
+  return true
+end
+
+--- Does the cause still last? For calls that are part of it: a row's `ask` gets the Calls as its third argument.
+function Calls:cause()
+  if self.ended then return false end
+  local file = io.open(os.getenv "FAULT_DIR" .. "/ended")
+  if file then file:close() end
+  self.ended = file ~= nil
+  return not self.ended
+end
 
 local function same(what, got, want)
   if got ~= want then error(("%s: %s instead of %s"):format(what, tostring(got), tostring(want)), 0) end
@@ -155,10 +208,11 @@ function Calls:ask(n)
     self.wrong[#self.wrong + 1] = ("%s %d: %s"):format(self.order[n % #self.order + 1], n, tostring(err))
     error(self.wrong[#self.wrong], 0)
   end
+  local key = ("%s:%s"):format(err.kind, err.sqlstate or "")
   tally(self.seen, err.kind)
-  tally(self.seen, ("%s:%s"):format(err.kind, err.sqlstate or ""))
+  tally(self.seen, key)
   if err.sqlstate then tally(self.seen, err.sqlstate) end
-  self.last = tostring(err)
+  self.told[key] = self.told[key] or tostring(err)
   return nil, err
 end
 

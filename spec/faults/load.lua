@@ -41,7 +41,7 @@ function load.tasks(w, settings)
   self.descriptors = descriptors(self.pid)
   self.db = pool.new(settings)
   self.calls = Calls.new(self.db, w.row)
-  if w.policy then assert(self.db:tune(w.policy)) end
+  if w.policy then self.tuner = assert(self.db:tune(w.policy)) end
   if w.record then self.recording = assert(self.db:record(w.record)) end
   return self
 end
@@ -99,7 +99,7 @@ end
 
 function Tasks:state()
   local calls = self.calls
-  return { stats = self.db:stats(), leases = #self.db:leases(), seen = calls.seen, wrong = calls.wrong, last = calls.last,
+  return { stats = self.db:stats(), leases = #self.db:leases(), seen = calls.seen, told = calls.told, wrong = calls.wrong,
     coroutines = calls:left_coroutines() }
 end
 
@@ -115,6 +115,7 @@ function Tasks:ledger() return self.calls.ledger end
 --- Ends the pool; { descriptors, complaint? }.
 function Tasks:close()
   if self.recording then self.recording:close() end
+  if self.tuner then self.tuner:close() end
   self.db:close()
   local total = self.db:stats().total
   return { descriptors = descriptors(self.pid) - self.descriptors, complaint = total > 0 and total .. " connections after close" or nil }

@@ -12,6 +12,7 @@ end
 
 --- Does a word of the command line ask for it? A word is a Lua pattern, or plain text of the row's name or its file's.
 local function wanted(row, words)
+  if row.planted then return false end
   if #words == 0 then return true end
   for _, word in ipairs(words) do
     if row.name:find(word, 1, true) or row.file == word or row.name:find(word) then return true end

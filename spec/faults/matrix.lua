@@ -7,7 +7,8 @@
 ---     allow = "lost",                            -- kinds of error that callers may meet, by spaces; a `query` needs its SQLSTATE
 ---                                                --   ("query:40001"), others may have one ("lost:57P01"); nothing else is allowed
 ---     saw = "57P01",                             -- what proves that the fault struck: a kind, an SQLSTATE or kind:sqlstate that
----                                                --   callers met at least once; or function(w, result, state) → true (state.seen: those counts, w:stats())
+---                                                --   callers met at least once; or function(w, result, state) → true, where
+---                                                --   state.seen has those counts, w:stats() the pool's
 ---     strike = function(w)                       -- does the damage under load (world.lua: w:hit, w:cluster, w:freeze, w:sql, w:run,
 ---       for _ = 1, 5 do                          --   w:beside, w:wait, w:more); returns when the cause has ended. It runs as a task
 ---         w:hit("terminate", w.STATES.query)     --   beside the load: nothing in it may block the loop for long
@@ -25,8 +26,9 @@
 ---   url = {}                       for support/postgres.url: tcp = true, user, sslmode, ...
 ---   driver = "sqlite"              a file in w.dir instead of PostgreSQL
 ---   tasks = 16                     callers at a time
----   calls = {"query", ...}         the kinds of calls (calls.lua), default all; `ask = function(db, n)` adds one of the row's own:
----                                  it returns true, or nil and the error, or raises what is wrong
+---   calls = {"query", ...}         the kinds of calls (calls.lua), default all; `ask = function(db, n, calls)` adds one of the row's own:
+---                                  it returns true, or nil and the error, or raises what is wrong; calls:cause() is true while strike
+---                                  runs
 ---   transaction = {}               options of db:transaction in the transactions of the load
 ---   least = 200                    right answers that the load must have had for the row to mean anything
 ---   excess = 0, excess_why = ""    connections that the server may count beyond the pool's limit
@@ -37,8 +39,10 @@
 ---   after = function(w, result)    when the load has ended and the pool is at rest; may add to result.broken
 ---   wrap = function(dir) → words   put before the command under load (unshare, faketime, prlimit: it must end in an exec)
 ---   env = function(dir) → table    environment of the command under load
+---   preload = "libfaketime.so.1"   a library for LD_PRELOAD of the command under load (the sanitizers' go before it)
 ---   needs = function() → text      nil, or what is missing to run the row: it is skipped, and says so; `root = true`: needs root
----   quick = true                   in spec/faults_spec.lua too
+---   quick = "tasks" | "serve"      in spec/faults_spec.lua too, under that load
+---   planted = true                 is to fail, so that the harness is seen to notice: left out of everything but the spec
 ---   ledger = false                 what was committed cannot be asked afterwards (a server that lost it by design)
 ---
 --- In strike, w.pid is the process under load, w.name its application_name, w.load:figures() what callers met so far. What is to be
@@ -46,13 +50,14 @@
 local pool = require "pool"
 local postgres = require "support.postgres"
 local process = require "support.process"
+local system = require "system"
 
 local matrix = { LOADS = { "tasks", "serve" } }
 local HERE = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local SETTINGS = { size = 4, max_overflow = 4, timeout = 10 }
 local FIRST, LEAST, BOUND = 50, 200, 1
 local SLOW = os.getenv "POOL_SPEC_PRELOAD" and 3 or 1 -- under the sanitizers everything takes that much longer
-local WHOLE_WITHIN = 30 -- seconds after which nobody waits for it any more
+local WHOLE_WITHIN, CALM_WITHIN = 30, 3 -- seconds after which nobody waits for it any more
 
 -- ---- rows -------------------------------------------------------------------------------------------------------------------------
 
@@ -132,9 +137,9 @@ end
 local function busy(s) return s.leased + s.waiting + s.resetting + s.closing + s.opening + s.checking end
 
 --- Seconds until a streak that begins now is whole; nil when it never is.
-local function streak(w, since)
+local function streak(w, since, patience)
   w.load:mark()
-  local again = pcall(w.wait, w, function() return w.load:whole() end, WHOLE_WITHIN)
+  local again = pcall(w.wait, w, function() return w.load:whole() end, patience)
   return again and math.max(0, w.load:whole() - since) or nil
 end
 
@@ -143,16 +148,18 @@ local function suffer(w, row, result)
   local load = w.load
   load:start()
   w:more(FIRST, 30)
-  result.calm = streak(w, pool.now())
+  result.calm = streak(w, pool.now(), CALM_WITHIN)
   if row.ready then row.ready(w) end
   result.limit = w:stats().limit
   local began = pool.now()
+  w:cause "begun"
   local fine, err = pcall(row.strike, w)
+  w:cause "ended"
   local ended = pool.now()
   result.struck = ended - began
   if not fine then result.broken[#result.broken + 1] = "the strike failed: " .. tostring(err) end
-  local again = streak(w, ended)
-  w:more(row.least or LEAST, WHOLE_WITHIN)
+  local again = streak(w, ended, row.patience or WHOLE_WITHIN)
+  pcall(w.more, w, row.least or LEAST, row.patience or WHOLE_WITHIN)
   load:stop()
   local stopped = pool.now()
   local rested = pcall(w.wait, w, function() return busy(w:stats()) == 0 end, 10)
@@ -176,14 +183,14 @@ local function audit(w, result)
   end
 end
 
-local function allowed(row, seen)
-  local refused = {}
+local function allowed(row, state)
+  local refused, seen = {}, state.seen
   for what, n in pairs(seen) do
     local kind = what:match "^(%l+):"
     if kind then
       local listed = (" " .. row.allow .. " "):find(" " .. what .. " ", 1, true)
         or (kind ~= "query" and (" " .. row.allow .. " "):find(" " .. kind .. " ", 1, true))
-      if not listed then refused[#refused + 1] = ("%d x %s"):format(n, what) end
+      if not listed then refused[#refused + 1] = ("%d x %s (%s)"):format(n, what, state.told[what]) end
     end
   end
   table.sort(refused)
@@ -199,12 +206,12 @@ local function balance(result, s)
   fail_if(result, s.grants ~= s.releases + s.leased, "grants differ from releases and leases")
 end
 
---- What must be true of every row.
-local function verdict(row, result, state)
-  local refused = allowed(row, state.seen)
+--- What must be true of every row; what is not goes to result.broken.
+function matrix.verdict(row, result, state)
+  local refused = allowed(row, state)
   fail_if(result, result.wrong > 0, "%d wrong answers: %s", result.wrong, tostring(state.wrong[1]))
   fail_if(result, result.missing > 0, "%d missing answers: %s", result.missing, tostring(state.wrong[1]))
-  fail_if(result, #refused > 0, "not allowed: %s (the last: %s)", table.concat(refused, ", "), tostring(state.last))
+  fail_if(result, #refused > 0, "not allowed: %s", table.concat(refused, ", "))
   fail_if(result, result.right < (row.least or LEAST), "only %d right answers: no load", result.right)
   fail_if(result, not result.whole, "never whole again")
   fail_if(result, result.whole and result.whole > result.bound * SLOW + (result.calm or 0),
@@ -243,7 +250,7 @@ local function measure(w, row, result)
   local ended = w.load:close()
   result.left.descriptors, result.left["connections at the server"] = ended.descriptors, counted(w)
   fail_if(result, ended.complaint, "%s", tostring(ended.complaint))
-  verdict(row, result, state)
+  matrix.verdict(row, result, state)
 end
 
 local function settings_of(w, row)
@@ -255,13 +262,21 @@ local function settings_of(w, row)
   return settings
 end
 
+--- What goes before the command under load, and its environment.
+local function surroundings(row, dir)
+  local words = row.wrap and row.wrap(dir) or {}
+  local preload = table.concat({ os.getenv "POOL_SPEC_PRELOAD" or "", row.preload or "" }, " "):match "^%s*(.-)%s*$"
+  if preload ~= "" then table.move({ "env", "LD_PRELOAD=" .. preload }, 1, 2, #words + 1, words) end
+  return words, row.env and row.env(dir) or {}
+end
+
 local function begin(w, row, how, dir)
   local load = require "faults.load"
   if row.driver ~= "sqlite" then w:sql "drop table if exists fault_ledger" end
   if row.setup then row.setup(w) end
   local settings = settings_of(w, row)
   if how == "tasks" then return load.tasks(w, settings) end
-  return load.serve(w, settings, row.wrap and row.wrap(dir) or {}, row.env and row.env(dir) or {})
+  return load.serve(w, settings, surroundings(row, dir))
 end
 
 --- Runs a row in this process: the result.
@@ -295,36 +310,37 @@ end
 -- ---- judging: a row in a child process --------------------------------------------------------------------------------------------------
 
 local function command(row, how, dir)
-  local words = {}
-  local function add(list) table.move(list, 1, #list, #words + 1, words) end
-  local env = { FAULT_DIR = dir }
-  if how == "tasks" then
-    if row.wrap then add(row.wrap(dir)) end
-    for name, value in pairs(row.env and row.env(dir) or {}) do env[name] = value end
-  end
-  if os.getenv "POOL_SPEC_PRELOAD" and #words > 0 then add { "env", "LD_PRELOAD=" .. os.getenv "POOL_SPEC_PRELOAD" } end
-  add { "lua5.4", HERE .. "/main.lua", "--child", row.name, how }
-  return words, env
+  local words, env = {}, {}
+  if how == "tasks" then words, env = surroundings(row, dir) end
+  if how == "serve" and os.getenv "POOL_SPEC_PRELOAD" then words = { "env", "LD_PRELOAD=" .. os.getenv "POOL_SPEC_PRELOAD" } end
+  local own = { "lua5.4", HERE .. "/main.lua", "--child", row.name, how }
+  env.FAULT_DIR = dir
+  return table.move(own, 1, #own, #words + 1, words), env
 end
 
 --- The cluster answers, whatever the row before did to it.
-local function mend_cluster()
-  if pcall(postgres.sql, "select 1") then return end
-  postgres.kill()
-  postgres.start()
+local function mend_cluster(env)
+  local words = {}
+  for name, value in pairs(env) do words[#words + 1] = ("export %s=%s; "):format(name, process.quote(value)) end
+  local said, code = process.run(table.concat(words) .. [[
+    psql() { "$POOL_SPEC_PG_BIN/psql" -X -h "$POOL_SPEC_PG_DIR" -p "$POOL_SPEC_PG_PORT" -U "$POOL_SPEC_PG_USER" -c 'select 1' postgres; }
+    psql >/dev/null 2>&1 || { spec/support/cluster kill; spec/support/cluster start; } 2>&1]])
+  if code ~= 0 then error("the server cannot be had again: " .. said) end
 end
 
 --- One row under one load, in a process of its own, whose crash or hang is the row's failure alone: the result; `skipped` says why there
---- is none. The cluster is the one in the environment, which must be nobody else's.
+--- is none. The cluster is the one in the environment, or in `env` (POOL_SPEC_PG_*), and must be nobody else's.
 ---@return table result  broken: what was wrong, empty when the row has passed
-function matrix.judge(row, how)
+function matrix.judge(row, how, env)
   local lacks = matrix.lacks(row)
   if lacks then return { skipped = lacks, broken = {} } end
-  mend_cluster()
+  mend_cluster(env or {})
   local dir = process.run("mktemp -d /tmp/pool-fault.XXXXXX"):gsub("\n$", "")
   process.run("chmod 755 " .. dir)
-  local words, env = command(row, how, dir)
-  local child <close> = process.start(words, { env = env })
+  local words, own = command(row, how, dir)
+  for name, value in pairs(env or {}) do own[name] = value end
+  local child <close> = process.start(words, { env = own })
+  local began = system.monotime()
   local fine = pcall(child.wait, child, (row.seconds or 120) * SLOW)
   local out, err = child:stdout(), child:stderr()
   local result = pool.json.decode(out:match "RESULT (%b{})" or "null")
@@ -333,6 +349,7 @@ function matrix.judge(row, how)
   if fine and child:code() ~= 0 then result.broken[#result.broken + 1] = ("it ended with %d"):format(child:code()) end
   if err ~= "" then result.broken[#result.broken + 1] = "it said: " .. err:sub(-3000) end
   child:close()
+  result.seconds = system.monotime() - began
   if #result.broken == 0 then process.run("rm -rf " .. dir) else result.broken[#result.broken + 1] = "its log: " .. dir .. "/log" end
   return result
 end

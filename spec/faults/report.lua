@@ -4,7 +4,7 @@ Report.__index = Report
 
 local COLUMNS = {
   { "fault", 52 }, { "load", 5 }, { "calls", 6 }, { "right", 6 }, { "typed errors", 34 }, { "wrong", 5 }, { "missing", 7 },
-  { "most", 7 }, { "left", 4 }, { "whole", 13 }, { "", 7 },
+  { "most", 7 }, { "left", 4 }, { "whole", 13 }, { "took", 6 }, { "", 7 },
 }
 
 ---@param form "plain" | "markdown"
@@ -45,14 +45,14 @@ end
 
 local function left(result)
   local sum = 0
-  for _, n in pairs(result.left or {}) do sum = sum + n end
+  for _, n in pairs(result.left or {}) do sum = sum + math.max(0, n) end
   return sum
 end
 
 function Report:row(row, how, result)
   if result.skipped then
     self.skipped = self.skipped + 1
-    return self:line { row.name, how, "", "", "", "", "", "", "", "", "skipped: " .. result.skipped }
+    return self:line { row.name, how, "", "", "", "", "", "", "", "", "", "skipped: " .. result.skipped }
   end
   local fine = #result.broken == 0
   if fine then self.passed = self.passed + 1 else self.failed = self.failed + 1 end
@@ -60,13 +60,14 @@ function Report:row(row, how, result)
   local function whole(n) return tostring(n or "?") end
   self:line { row.name, how, whole(result.calls), whole(result.right), errors(result), whole(result.wrong), whole(result.missing),
     result.most and ("%d of %d"):format(result.most, result.limit) or "", tostring(left(result)),
-    result.whole and ("%.2f s of %g"):format(result.whole, result.bound) or "never", fine and "ok" or "FAILED" }
+    result.whole and ("%.2f s of %g"):format(result.whole, result.bound) or "never",
+    ("%.1f s"):format(result.seconds), fine and "ok" or "FAILED" }
 end
 
 --- Tells what broke; was all well?
 function Report:finish()
   if #self.stories > 0 then print("\n" .. table.concat(self.stories, "\n")) end
-  print(("\n%d passed, %d failed%s"):format(self.passed, self.failed, self.skipped > 0 and "" or ""))
+  print(("\n%d passed, %d failed"):format(self.passed, self.failed))
   return self.failed == 0
 end
 

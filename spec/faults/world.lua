@@ -65,6 +65,9 @@ function World:more_errors(count, seconds)
   self:wait(function() return errors() >= from + count end, seconds, count .. " errors")
 end
 
+--- Calls that are part of the cause (Calls:cause) begin and stop being so: "begun", "ended".
+function World:cause(what) assert(io.open(self.dir .. "/" .. what, "w")):close() end
+
 -- ---- beside the loop ------------------------------------------------------------------------------------------------------------
 
 local function read(path)

@@ -10,9 +10,9 @@
 ** REQUESTS requests it is closed and opened anew (0: never).
 **
 ** The figures so far are one line in the file STATE, written over itself: name=value, `seq` first and last, so that a reader sees
-** whether it caught a write. SIGUSR1 begins a streak, and `marks` counts those: `whole` is the clock (CLOCK_MONOTONIC, seconds) at which STREAK answers in a
-** row were right since then, 0 before. SIGTERM: no new requests; it ends when all are answered. The exit code is 0 when none was
-** wrong or missing.
+** whether it caught a write. SIGUSR1 begins a streak, and `marks` counts those: `whole` is the clock (CLOCK_MONOTONIC, seconds) at
+** which STREAK answers in a row were right since then, 0 before. SIGTERM: no new requests; it ends when all are answered. The exit
+** code is 0 when none was wrong or missing.
 */
 #include <arpa/inet.h>
 #include <errno.h>

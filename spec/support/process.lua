@@ -72,7 +72,8 @@ local function environment(options)
   return table.concat(assignments, " ")
 end
 
--- Job control (set -m), so that the program leads a group of its own; a shell's background jobs ignore SIGINT, so that is undone.
+-- Job control (set -m), so that the program leads a group of its own; a shell's background jobs ignore SIGINT, so that is undone. A
+-- program that is stopped has not ended: wait -f.
 local LAUNCH = [[
 unset LD_PRELOAD
 dir=%s
@@ -81,7 +82,7 @@ bash -c '
   cd %s || exit
   env --default-signal=INT,QUIT,PIPE %s %s %s <%s >"$0/out" 2>"$0/err" &
   echo $! >"$0/pid.new"; mv "$0/pid.new" "$0/pid"
-  wait $!
+  wait -f $!
   echo $? >"$0/code.new"; mv "$0/code.new" "$0/code"
 ' "$dir" >/dev/null 2>&1 </dev/null &
 ]]

@@ -60,7 +60,7 @@ local function three_times(state)
 end
 
 add { -- its end is seen when it comes. A call may get it in that very moment, but not as a rule
-  name = "backend terminated while idle", quick = true,
+  name = "backend terminated while idle",
   allow = "lost:57P01", settings = SPARE, tasks = 3,
   saw = function(w, result) return w.hits == 10 and w:stats().lost >= 10 and (result.errors.lost or 0) <= 3 end,
   strike = ten_times "idle",
@@ -72,7 +72,7 @@ add {
 }
 for _, state in ipairs(STATES) do
   add {
-    name = "backend terminated " .. state[2], quick = state[1] == "query",
+    name = "backend terminated " .. state[2], quick = state[1] == "query" and "serve" or nil,
     allow = state.allow or "lost:57P01", ask = state.ask, saw = state.saw or "57P01", strike = ten_times(state[1]),
   }
   add { name = "backend killed -9 " .. state[2], allow = "lost", ask = state.ask, saw = "lost", strike = three_times(state[1]) }
@@ -163,7 +163,8 @@ local function whole(name, allow, strike, more)
 end
 
 for _, mode in ipairs { "fast", "immediate" } do
-  whole("server restarted " .. mode, "lost", function(w) w:cluster("restart " .. mode) end, { quick = mode == "immediate" })
+  whole("server restarted " .. mode, "lost", function(w) w:cluster("restart " .. mode) end,
+    { quick = mode == "immediate" and "tasks" or nil })
   whole("server stopped " .. mode .. " and started a second later", "lost", function(w)
     w:cluster("stop " .. mode)
     require("pool").sleep(1)
@@ -184,13 +185,15 @@ whole("server away for longer than the timeout", "lost connect timeout", functio
   w:cluster "start"
 end, { settings = { timeout = 1 }, saw = "connect", url = { tcp = true }, tasks = 8 })
 
+local function smart_stops(w) return w:run "grep -c 'received smart shutdown' \"$POOL_SPEC_PG_DIR/log\" || true" end
+
 -- A smart stop lets those who are in work on, and tells newcomers 57P03; somebody who stays keeps it there.
 whole("server that says 57P03 to whoever connects", "lost connect timeout", function(w)
   local stays = w:beside(w.psql {} .. " -c 'select pg_sleep(30)'")
-  w:wait(function() return w:sql "select count(*) from pg_stat_activity where query = 'select pg_sleep(30)'" == "1" end)
+  w:wait(function() return w:sql "select query from pg_stat_activity where query = 'select pg_sleep(30)'" ~= "" end)
   local pids = w:pids "true"
   local stopping = w:beside "spec/support/cluster stop smart"
-  w:wait(function() return w:run "grep -c 'received smart shutdown' \"$POOL_SPEC_PG_DIR/log\" || true" ~= w.stops end)
+  w:wait(function() return smart_stops(w) ~= w.stops end)
   w:run("kill -TERM " .. table.concat(pids, " "))
   w:wait(function() return w.load:state().seen["connect:57P03"] end, 20, "somebody who is told 57P03")
   w:cluster "stop fast"
@@ -199,7 +202,7 @@ whole("server that says 57P03 to whoever connects", "lost connect timeout", func
   w:cluster "start"
 end, {
   settings = { timeout = 0.3 }, saw = "connect:57P03",
-  ready = function(w) w.stops = w:run "grep -c 'received smart shutdown' \"$POOL_SPEC_PG_DIR/log\" || true" end,
+  ready = function(w) w.stops = smart_stops(w) end,
 })
 
 -- ---- what stands still ------------------------------------------------------------------------------------------------------------
@@ -228,7 +231,7 @@ add { -- what is open works on; opens and cancels wait
 }
 add {
   name = "every process of the server frozen for 2 s",
-  allow = "", saw = function(_, result) return result.longest > 1.5 end, quick = true,
+  allow = "", saw = function(_, result) return result.longest > 1.5 end,
   strike = function(w)
     local main, children = w.server_pids()
     w:freeze({ main, table.unpack(children) }, 2):wait()
