@@ -41,7 +41,7 @@
 ---   env = function(dir) → table    environment of the command under load
 ---   preload = "libfaketime.so.1"   a library for LD_PRELOAD of the command under load (the sanitizers' go before it)
 ---   needs = function() → text      nil, or what is missing to run the row: it is skipped, and says so; `root = true`: needs root
----   quick = "tasks" | "serve"      in spec/faults_spec.lua too, under that load
+---   quick = "tasks" | "serve"      (true is "tasks") in spec/faults_spec.lua too, under that load
 ---   planted = true                 is to fail, so that the harness is seen to notice: left out of everything but the spec
 ---   ledger = false                 what was committed cannot be asked afterwards (a server that lost it by design)
 ---
@@ -72,6 +72,7 @@ local function read_rows()
       assert(not names[row.name], path .. ": a second row " .. row.name)
       names[row.name] = true
       row.file = path:match "([^/]*)%.lua$"
+      row.quick = row.quick == true and "tasks" or row.quick
       rows[#rows + 1] = row
     end
   end

@@ -187,11 +187,11 @@ local HOW = {
 
 --- Hits one connection under test as soon as one fulfils the condition of pg_stat_activity (World.STATES has some): looked for and hit
 --- by the server itself, so that it is hit in that state.
----@param how "terminate" | "cancel" | "kill"
+---@param how "terminate" | "cancel" | "kill" | string  the last: a function of the server's that takes the pid
 ---@param condition string
 ---@return integer pid
 function World:hit(how, condition, seconds)
-  local text = HIT:format(seconds or 10, self:mine(condition), HOW[how])
+  local text = HIT:format(seconds or 10, self:mine(condition), HOW[how] or ("perform %s(victim);"):format(how))
   local said = self:run(("printf %%s %s | %s 2>&1%s"):format(quote(text), self.psql {}, how == "kill" and " || true" or ""))
   local pid = said:match "NOTICE:  hit (%d+)" or error(("nobody was hit where %s: %s"):format(condition, said), 2)
   self.hits = self.hits + 1
