@@ -17,6 +17,11 @@ local T, D, C, Z = pg.row_description { { "n", 23 } }, pg.data_row { "7" }, pg.c
 local function rows(bytes) return { execute = function(_, honest, sql) return sql == SQL and bytes or honest end } end
 --- Says it instead of the description of our statement.
 local function description(bytes) return { describe = function(_, honest, sql) return sql == SQL and bytes or honest end } end
+--- Begins a COPY instead of the rows, undescribed: of a description before a COPY libpq loses the memory.
+local function copies(said)
+  return { describe = function(_, honest, sql) return sql ~= SQL and honest or nil end,
+    execute = type(said) == "function" and said or function(_, honest, sql) return sql == SQL and said or honest end }
+end
 --- Says it at the start, and then nothing more until the client goes.
 local function greeting(bytes)
   return { request = function(c)
@@ -42,7 +47,7 @@ local cases = {
   ["a message of length 3"] = { rows("C\0\0\0\3"), "lost" },
   ["a message of a negative length"] = { rows("D\xff\xff\xff\xf0"), "lost" },
   ["a CommandComplete of two gigabytes"] = { rows(D .. pg.message("C", "SELECT 1\0", 0x7fffffff)), "lost" },
-  ["a DataRow of a gigabyte that never comes"] = { rows(pg.message("D", "\0\1", 0x40000000)), "deadline" },
+  ["a DataRow of megabytes that never come"] = { rows(pg.message("D", "\0\1", 0x1000000)), "deadline" },
   ["a row whose message is longer than the row"] = { rows(pg.message("D", "\0\1\0\0\0\0017rest") .. C), "query lost" },
   ["a row whose cell is longer than its message"] = { rows(pg.message("D", "\0\1\0\0\1\0007") .. C), "query lost" },
   ["a ReadyForQuery without its status"] = { { ready = function() return pg.message("Z", "") end }, "connect lost deadline" },
@@ -110,15 +115,15 @@ local cases = {
   ["rows and then an error"] = { rows(D .. pg.error_response { C = "22012" }), "query" },
   ["a FATAL, and everything goes on"] = { rows(pg.error_response { S = "FATAL", C = "57P01" } .. D .. C), "lost" },
   ["an error of a severity that there is not"] = { rows(pg.error_response { S = "GRAVE", V = false }), "query" },
-  ["an endless error text"] = { { execute = endless(pg.message("E", "SERROR\0M", 0x3fffffff), ("x"):rep(4096)) }, "deadline" },
-  ["an endless row"] = { { execute = endless(pg.message("D", "\0\1\x3f\0\0\0", 0x3fffffff), ("7"):rep(4096)) }, "deadline" },
+  ["an endless error text"] = { { execute = endless(pg.message("E", "SERROR\0M", 0x1000000), ("x"):rep(4096)) }, "deadline" },
+  ["an endless row"] = { { execute = endless(pg.message("D", "\0\1\0\xf0\0\0", 0x1000000), ("7"):rep(4096)) }, "deadline" },
 
   -- COPY
-  ["COPY IN in answer to a select"] = { rows(pg.copy_in()), "query lost deadline" },
-  ["COPY OUT in answer to a select"] = { rows(pg.copy_out() .. pg.copy_data "7\n" .. pg.copy_done() .. pg.command_complete "COPY 1"),
+  ["COPY IN in answer to a select"] = { copies(pg.copy_in()), "query lost deadline" },
+  ["COPY OUT in answer to a select"] = { copies(pg.copy_out() .. pg.copy_data "7\n" .. pg.copy_done() .. pg.command_complete "COPY 1"),
     "query lost" },
-  ["COPY OUT without an end"] = { { execute = endless(pg.copy_out(), pg.copy_data(("7\n"):rep(500))) }, "query deadline" },
-  ["COPY BOTH"] = { rows(pg.copy_both()), "lost" },
+  ["COPY OUT without an end"] = { copies(endless(pg.copy_out(), pg.copy_data(("7\n"):rep(500)))), "query deadline" },
+  ["COPY BOTH"] = { copies(pg.copy_both()), "lost" },
   ["COPY data without a COPY"] = { rows(pg.copy_data "7\n" .. D .. C), "any" },
 
   -- unasked
@@ -182,9 +187,15 @@ local cases = {
 
 -- In these the server says nothing more, and the cancel does not help.
 local held = {}
-for _, name in ipairs { "a DataRow of a gigabyte that never comes", "a cancel key that is wrong", "an endless error text", "an endless row",
+for _, name in ipairs { "a DataRow of megabytes that never come", "a cancel key that is wrong", "an endless error text", "an endless row",
   "COPY OUT without an end", "COPY IN in answer to a select", "a ReadyForQuery without its status" } do
   held[name] = assert(cases[name])
+end
+
+-- In a pipeline libpq loses the memory of a result that a ReadyForQuery cuts short, which the sanitizers would lay at our door.
+local leaky = {}
+for _, name in ipairs { "ReadyForQuery before the rows", "ReadyForQuery in the middle of the rows", "no CommandComplete" } do
+  leaky[name] = os.getenv "POOL_SPEC_PRELOAD" and assert(cases[name])
 end
 
 local KINDS = { right = 1, connect = 1, lost = 1, query = 1, deadline = 1, timeout = 1, cancelled = 1, json = 1 }
@@ -236,7 +247,7 @@ local function close(db)
 end
 
 local function answered(f, name, wanted)
-  local db = open(f, name)
+  local db = open(f, name, { statement_cache = leaky[name] and 0 or nil })
   for i, way in ipairs(ways) do
     -- the first is a case's own; what follows may meet a connection that has had enough
     judge(name .. ", " .. way[1], (i == 1 and wanted or "any ") .. (wanted:match "cells" or ""), way[2], db)

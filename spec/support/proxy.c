@@ -477,7 +477,7 @@ static int order_stats(const struct proxy *p, char *out, size_t size) {
 }
 
 static void order_take(struct proxy *p, char *line) {
-  char answer[1024] = "ok\n";
+  char answer[2048] = "ok\n"; /* holds a whole order, and more */
   const char *bad = NULL;
   char *rest = strchr(line, ' ');
   if (rest) *rest++ = '\0';
