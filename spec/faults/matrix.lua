@@ -38,6 +38,7 @@
 ---   ready = function(w)            after the load has had its first 50 answers, before the strike
 ---   after = function(w, result)    when the load has ended and the pool is at rest; may add to result.broken
 ---   wrap = function(dir) → words   put before the command under load (unshare, faketime, prlimit: it must end in an exec)
+---   inside = function(dir) → words put before the row's whole run, strike and HTTP clients included (a network namespace)
 ---   env = function(dir) → table    environment of the command under load
 ---   preload = "libfaketime.so.1"   a library for LD_PRELOAD of the command under load (the sanitizers' go before it)
 ---   needs = function() → text      nil, or what is missing to run the row: it is skipped, and says so; `root = true`: needs root
@@ -316,7 +317,9 @@ local function command(row, how, dir)
   if how == "serve" and os.getenv "POOL_SPEC_PRELOAD" then words = { "env", "LD_PRELOAD=" .. os.getenv "POOL_SPEC_PRELOAD" } end
   local own = { "lua5.4", HERE .. "/main.lua", "--child", row.name, how }
   env.FAULT_DIR = dir
-  return table.move(own, 1, #own, #words + 1, words), env
+  words = table.move(own, 1, #own, #words + 1, words)
+  local inside = row.inside and row.inside(dir) or {}
+  return table.move(words, 1, #words, #inside + 1, inside), env
 end
 
 --- The cluster answers, whatever the row before did to it.

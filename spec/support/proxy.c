@@ -30,7 +30,7 @@
 enum { UP, DOWN };
 enum way { WAY_FIN, WAY_RST, WAY_STALL };
 enum accepting { ACCEPT_YES, ACCEPT_REFUSE, ACCEPT_CLOSE, ACCEPT_SILENT };
-enum { READ_MOST = 65536, HELD_MOST = 4 << 20, EVENTS_MOST = 64, IN_SET = 1 << 20 };
+enum { READ_MOST = 65536, HELD_MOST = 1 << 20, HELD_LITTLE = 16384, EVENTS_MOST = 64, IN_SET = 1 << 20 };
 
 struct chunk {
   struct chunk *next;
@@ -172,8 +172,9 @@ static bool link_cut(struct proxy *p, struct link *l) {
 }
 
 static int connect_to(const struct address *to, bool *connecting) {
-  int one = 1, fd = socket(to->at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int one = 1, little = 65536, fd = socket(to->at.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) die("socket");
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &little, sizeof little); /* else the kernel is that store */
   if (address_is_tcp(to)) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   *connecting = false;
   if (connect(fd, &to->at.any, to->len) == 0) return fd;
@@ -183,11 +184,20 @@ static int connect_to(const struct address *to, bool *connecting) {
   return -1;
 }
 
+/* As a server with impatient tcp_keepalives_*: a client that vanished without a word is missed after some seconds. */
+static void client_keepalive(int fd) {
+  int one = 1, probes = 8;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &one, sizeof one);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &one, sizeof one);
+  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
 static void link_new(struct proxy *p, int fd) {
   struct link *l = calloc(1, sizeof *l);
-  int one = 1;
   if (!l) die("calloc");
-  if (address_is_tcp(&p->at)) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (address_is_tcp(&p->at)) client_keepalive(fd);
   for (int d = 0; d < 2; d++) {
     l->ends[d] = (struct end){.link = l, .fd = -1};
     l->flows[d].random = mix(p->set.seed ^ mix(p->accepted * 2 + (uint64_t)d));
@@ -311,6 +321,11 @@ static double flow_wait(const struct proxy *p, const struct link *l, const struc
   return wait > 0 ? wait : 0;
 }
 
+/* Does it hold as much as it may? On a slow link little: a link is no store of megabytes that must all trickle down it. */
+static bool flow_full(const struct proxy *p, const struct flow *f) {
+  return f->held >= (p->set.rate > 0 || p->set.fragment > 0 ? HELD_LITTLE : HELD_MOST);
+}
+
 /* ---- turns ---- */
 
 static void link_event(struct proxy *p, struct end *e, uint32_t events) {
@@ -331,14 +346,14 @@ static void link_event(struct proxy *p, struct end *e, uint32_t events) {
     if (events & EPOLLERR) link_end(p, l, WAY_RST);
     else if (events & EPOLLHUP) e->deaf = true;
   } else if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-    if (l->draining || l->flows[side].held < HELD_MOST || (events & EPOLLERR)) flow_read(p, l, side);
+    if (l->draining || !flow_full(p, &l->flows[side]) || (events & EPOLLERR)) flow_read(p, l, side);
   }
 }
 
 static void link_watch(struct proxy *p, struct link *l) {
   for (int side = 0; side < 2; side++) {
     uint32_t events = 0;
-    bool full = !l->draining && l->flows[side].held >= HELD_MOST;
+    bool full = !l->draining && flow_full(p, &l->flows[side]);
     if (side == DOWN && l->connecting) events = EPOLLOUT;
     else if (l->draining || (!l->flows[side].eof && !full)) events = EPOLLIN;
     if (!l->draining && l->flows[!side].blocked) events |= EPOLLOUT;
