@@ -114,14 +114,27 @@ static void behind_our_back_specs(void) {
     CHECK(execute(&w, conn, "deallocate all"));
     CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
     CHECK_TEXT(one(&w, conn, "select * from plan"), "1");
-    CHECK(execute(&w, conn, "deallocate all"));
+    CHECK(execute(&w, conn, "do 'begin execute ''deallocate all''; end'"));
     CHECK(execute(&w, conn, "begin"));
     CHECK(fails(&w, conn, "select 'x' as back", &e));
     CHECK_TEXT(e.sqlstate, "26000");
     CHECK(execute(&w, conn, "rollback; begin"));
     CHECK_TEXT(one(&w, conn, "select * from plan"), "1");
     CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
-    CHECK(execute(&w, conn, "commit; drop table plan"));
+    CHECK(execute(&w, conn, "commit"));
+  }
+  TEST("DEALLOCATE ALL and DISCARD ALL by a statement of ours cost the next transaction nothing") {
+    const char *const ways[] = {"deallocate all", "discard all"};
+    for (int i = 0; i < 4; i++) {
+      CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
+      if (i < 2) CHECK(execute(&w, conn, ways[i]));
+      else CHECK_TEXT(one(&w, conn, ways[i - 2]), "no row");
+      CHECK(execute(&w, conn, "begin"));
+      CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
+      CHECK_TEXT(one(&w, conn, "select * from plan"), "1");
+      CHECK(execute(&w, conn, "commit"));
+    }
+    CHECK(execute(&w, conn, "drop table plan"));
   }
   TEST("a user's own EXECUTE of nothing stays an error") {
     CHECK(fails(&w, conn, "execute nothing_like_it", &e));
