@@ -3,6 +3,7 @@
 */
 #include "db/postgres_support.h"
 
+#include <signal.h>
 #include <stdlib.h>
 
 static struct world w;
@@ -167,13 +168,21 @@ static void setting_specs(void) {
     CHECK_TEXT(one(&w, conn, "select 'p' as prepared"), "p");
     CHECK_TEXT(one(&w, conn, "select count(*) from pg_locks where locktype = 'advisory'"), "0");
   }
-  TEST("none fails when there is something to undo") {
+  TEST("none fails when there is something to undo; the server is waited for then as at any goodbye") {
     w.settings.reset = RESET_NONE;
     D->configure(w.db, &w.settings);
     CHECK(await_reset(&w, conn, &e));
     CHECK(execute(&w, conn, "begin"));
+    int pid = D->pid(conn);
     CHECK(!await_reset(&w, conn, &e));
-    CHECK(D->status(conn) == DB_DEAD && strstr(e.message, "reset = none") != NULL);
+    CHECK(D->status(conn) != DB_DEAD && strstr(e.message, "reset = none") != NULL);
+    kill(pid, SIGSTOP);
+    D->close(conn);
+    CHECK_INT(D->step(conn, &e), DB_READ);
+    pause_for(20);
+    CHECK_INT(D->step(conn, &e), DB_READ);
+    kill(pid, SIGCONT);
+    CHECK_INT(await(&w, conn, &e), DB_DONE);
   }
 }
 

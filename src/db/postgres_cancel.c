@@ -107,8 +107,8 @@ void postgres_reset(struct db_conn *conn) {
 static enum db_want reset_failed(struct db_conn *conn, struct pool_error *error) {
   if (postgres_dead(conn)) error_of_loss(conn, error);
   else *error = conn->error;
-  cancel_leave(conn); /* it may still hit: so nothing may be sent here any more */
-  conn->dead = true;
+  cancel_leave(conn); /* it may still hit: so nothing may be sent here any more but a goodbye */
+  if (!conn->ran_dry) conn->dead = true;
   conn->op = OP_NONE;
   conn->discarding = false;
   return DB_FAILED;
@@ -134,9 +134,10 @@ static const char *reset_discard(const struct db_conn *conn) {
   return conn->reset == RESET_DISCARD && !conn->pooled ? "DISCARD ALL" : NULL;
 }
 
+/* Only what DISCARD ALL took back: with `rollback` what a lease has SET stays, this too. */
 static const char *reset_datestyle(const struct db_conn *conn) {
   const char *style = PQparameterStatus(conn->pg, "DateStyle");
-  return conn->reset == RESET_NONE || (style && strncmp(style, "ISO", 3) == 0) ? NULL : "SET DateStyle TO ISO";
+  return !reset_discard(conn) || (style && strncmp(style, "ISO", 3) == 0) ? NULL : "SET DateStyle TO ISO";
 }
 
 /* The next phase's statement; NULL: nothing to do in it. */
