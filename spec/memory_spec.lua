@@ -63,6 +63,31 @@ describe("a pool of a database in memory", function()
     c:release()
   end)
 
+  it("keeps it whatever a lease leaves behind, under every reset", function()
+    local leavings = {
+      { "a transaction", function(c) check(c:exec "begin; delete from kept") end },
+      { "rows left in the middle", function(c) for _ in c:rows "select a.n from kept a, kept b, kept c, kept d, kept e" do break end end },
+      { "temporary tables that refer to each other", function(c)
+        check(c:exec "create temp table parent (n primary key); create temp table child (n references parent (n))")
+        check(c:exec "insert into parent values (1); insert into child values (1)")
+      end },
+      { "a connection that may only read", function(c) check(c:exec "create temp table t (n); pragma query_only = on") end },
+    }
+    for _, reset in ipairs { "rollback", "discard", "none" } do
+      local db = memory { reset = reset }
+      check(db:exec "create table kept (n int); insert into kept values (1), (2), (3), (4), (5), (6), (7)")
+      for _, leaving in ipairs(leavings) do
+        do
+          local c <close> = check(db:acquire())
+          leaving[2](c)
+        end
+        local what = reset .. ": " .. leaving[1]
+        assert.equal(7, check(db:query "select count(*) as n from kept")[1].n, what)
+        assert.equal(1, db:stats().opens, what)
+      end
+    end
+  end)
+
   it("gives it up for db:invalidate, as asked", function()
     local db = memory {}
     check(db:exec "create table kept (n int)")

@@ -114,10 +114,7 @@ static void sqlite_fit(const struct db *db, struct settings *s) {
 static void conn_post(struct db_conn *c, enum sqlite_job job) {
   INSIST(c->job == JOB_NONE && c->status != DB_DEAD);
   if (job != JOB_MORE) atomic_store(&c->cancelled, false);
-  if (job == JOB_RESET) {
-    c->request.reset = c->db->reset;
-    c->request.undone = c->undone;
-  }
+  if (job == JOB_RESET) c->request.reset = c->db->reset;
   c->status = DB_BUSY;
   pthread_mutex_lock(&c->lock);
   c->job = job;
@@ -150,7 +147,6 @@ static void conn_cancel(struct db_conn *c) {
 
 /* `job` now, or once what is under way has been stopped. */
 static void conn_follow(struct db_conn *c, enum sqlite_job job) {
-  c->undone = c->job != JOB_NONE || c->streaming;
   if (c->job == JOB_NONE) {
     sqlite_result_free(c->report.result); /* a batch nobody took */
     c->report.result = NULL;

@@ -111,7 +111,6 @@ struct sqlite_request {
   int nparams;
   bool script, stream;
   int reset;       /* RESET_... */
-  bool undone;     /* a reset's: a statement was under way */
   void *memory;    /* where all of it is; reused */
   size_t capacity;
 };
@@ -160,7 +159,6 @@ struct db_conn {
   enum sqlite_job next;        /* what follows when the job under way has ended: a reset or close that came while busy */
   enum db_status status;       /* as of the last step */
   bool streaming;              /* between two batches */
-  bool undone;                 /* the reset to come found a statement under way */
 };
 
 void *sqlite_worker_main(void *conn); /* sqlite_worker.c */

@@ -4,9 +4,11 @@
 ** A connection belongs to two, the caller and this thread; whoever lets go last frees it. An abandoned one is closed here,
 ** however long that takes, while nobody waits.
 **
-** What `discard` undoes beyond a ROLLBACK: prepared statements are closed, temporary tables, views and triggers dropped,
-** attached databases detached, foreign keys switched on again. Other pragmas a lease has set stay, as does what it did to
-** the connection with `rollback` alone.
+** A statement that was under way at a reset is stopped, whatever the setting. `rollback` rolls back, and leaves what else a lease
+** did to the connection: temporary tables, attached databases, pragmas. `discard` opens the file anew: SQLite has no other way back
+** from all that can be set. A database in memory would be lost with its connection: there what is temporary is dropped, what is
+** attached detached, and the two pragmas that would stand in the way of the next lease are as they were; others stay. `none` refuses
+** to undo a transaction, so that the connection is closed, but not where that would lose the database.
 */
 #include "sqlite.h"
 
@@ -35,14 +37,20 @@ void sqlite_conn_leave(struct db_conn *c) {
 
 /* ---- the jobs ---- */
 
-/* SQLite frees what is left; the caller can interrupt no longer once the handle is out of its sight. */
-static void worker_close(struct db_conn *c) {
-  sqlite_statement_end(c);
-  cache_destroy(&c->cache);
+/* The caller can interrupt no longer once the handle is out of its sight. */
+static sqlite3 *worker_take_handle(struct db_conn *c) {
   pthread_mutex_lock(&c->lock);
   sqlite3 *handle = c->handle;
   c->handle = NULL;
   pthread_mutex_unlock(&c->lock);
+  return handle;
+}
+
+/* SQLite frees what is left. */
+static void worker_close(struct db_conn *c) {
+  sqlite_statement_end(c);
+  cache_destroy(&c->cache);
+  sqlite3 *handle = worker_take_handle(c);
   if (handle) {
     sqlite3_exec(handle, "select 1", NULL, NULL, NULL); /* ends an interrupt, which would keep close from emptying the -wal */
     sqlite3_close_v2(handle);
@@ -77,24 +85,39 @@ static bool worker_run_list(struct db_conn *c, const char *list) {
   }
 }
 
+/* In memory. Foreign keys are off meanwhile: with them a table that another refers to could not be dropped first. */
 static bool worker_discard(struct db_conn *c) {
   statements_clear(&c->cache);
-  return worker_run_list(c, "select 'drop ' || type || ' temp.\"' || replace(name, '\"', '\"\"') || '\"' from sqlite_temp_master"
+  return worker_run(c, "pragma query_only = off") && worker_run(c, "pragma foreign_keys = off") &&
+         worker_run_list(c, "select 'drop ' || type || ' temp.\"' || replace(name, '\"', '\"\"') || '\"' from sqlite_temp_master"
                             " where type in ('table', 'view', 'trigger') and name not like 'sqlite\\_%' escape '\\' limit 1") &&
          worker_run_list(c, "select 'detach \"' || replace(name, '\"', '\"\"') || '\"' from pragma_database_list"
                             " where name not in ('main', 'temp') limit 1") &&
          worker_run(c, "pragma foreign_keys = on");
 }
 
+/* The old handle is the last to close, or its close would bring the -wal home and wait for the disk; it lets go of a lock it was told
+   to keep. */
+static bool worker_reopen(struct db_conn *c) {
+  cache_destroy(&c->cache);
+  sqlite_run(c, "pragma locking_mode = normal; pragma schema_version");
+  sqlite3 *old = worker_take_handle(c);
+  bool opened = sqlite_open(c);
+  c->report.notice[0] = '\0'; /* was said when the connection was first opened */
+  sqlite3_close_v2(old);
+  return opened;
+}
+
 static bool worker_reset(struct db_conn *c) {
-  bool open = c->running != NULL || c->request.undone || !sqlite3_get_autocommit(c->handle);
   sqlite_statement_end(c);
-  if (c->request.reset == RESET_NONE && open) {
-    sqlite_error_query(&c->report.error, "25001", "the connection came back with a statement or transaction under way, and reset is none");
+  bool open = !sqlite3_get_autocommit(c->handle);
+  if (open && c->request.reset == RESET_NONE && !c->place->memory) {
+    sqlite_error_query(&c->report.error, "25001", "the connection came back in a transaction, and reset is none");
     return false;
   }
-  if (!sqlite3_get_autocommit(c->handle) && !worker_run(c, "rollback")) return false;
-  return c->request.reset != RESET_DISCARD || worker_discard(c);
+  if (open && !worker_run(c, "rollback")) return false;
+  if (c->request.reset != RESET_DISCARD) return true;
+  return c->place->memory ? worker_discard(c) : worker_reopen(c);
 }
 
 static bool worker_do(struct db_conn *c, enum sqlite_job job) {
