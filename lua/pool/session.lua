@@ -82,13 +82,20 @@ function methods:transaction(fn, options)
   return connection:transaction(fn)
 end
 
+--- Is the lease still there? Its fields raise when it is not.
+local function held(connection) return (pcall(function() return connection.uses end)) end
+
 local function finish(self, verb)
   check_open(self, "s:" .. verb)
   check_alone(self, "s:" .. verb)
   local connection = self.connection
   if not connection then return true end
   self.connection = false
-  local ok, err = connection[verb](connection)
+  local fine, ok, err = pcall(connection[verb], connection)
+  if not fine then -- misuse, amid a loop over its rows for one: nothing has ended
+    if held(connection) then self.connection = connection end
+    error(ok, 0)
+  end
   connection:release()
   if not ok then return nil, err end
   return true
