@@ -76,7 +76,7 @@ void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
   l->serial = c->lease;
   l->since = loop_now(p->runtime->loop);
   l->line = 0;
-  l->reported = l->taken = false;
+  l->reported = l->taken = l->telling = false;
   l->source[0] = '\0';
   l->holding.drop = lease_drop;
   ltask_hold(t, &l->holding);
@@ -171,6 +171,7 @@ static void connection_emit_release(lua_State *L, int index, struct lease *l) {
   int pool = lua_gettop(L);
   lua_pushvalue(L, index);
   lua_pushstring(L, release_outcome(l));
+  l->telling = true;
   lpool_emit(L, pool, "release", 2);
   lua_pop(L, 1);
 }
@@ -179,6 +180,7 @@ void lconnection_release(lua_State *L, int index) {
   struct lconnection *c = luaL_testudata(L, index, LCONNECTION_NAME);
   if (!c) lerror_misuse(L, "c:release(): call it on a connection, with a colon; got %s", luaL_typename(L, index));
   if (!c->pool->engine || !lease_current(c->lease, c->serial)) return;
+  if (c->lease->telling && c->pool->runtime->barred > 0) return; /* by a listener: who told it will end the lease */
   if (c->pool->events & EVENT_RELEASE) connection_emit_release(L, lua_absindex(L, index), c->lease);
   if (lease_current(c->lease, c->serial)) lease_end(c->lease);
 }

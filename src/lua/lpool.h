@@ -33,6 +33,7 @@ struct lease {
   int line;                 /* where it was acquired */
   bool reported;            /* as older than leak_after */
   bool taken;               /* its task was given it: one that was cancelled before never knew of it */
+  bool telling;             /* the listeners to its release have been called */
   char source[LUA_IDSIZE];
 };
 
