@@ -1,0 +1,18 @@
+-- Two thousand cancels at random times (spec/faults/cancel_races.lua; a hundred thousand by `spec/faults/run cancels`): a statement that was
+-- hit by somebody else's cancel shows here, with the seed.
+local postgres = require "support.postgres"
+local process = require "support.process"
+
+local SCRIPT = debug.getinfo(1, "S").source:match("^@(.*)/[^/]*$") .. "/faults/cancel_races.lua"
+
+describe("two thousand cancels", function()
+  it("never hit the next statement of their connection, and cost no connection", function()
+    local env = {}
+    for name, value in pairs(postgres.cluster()) do env["POOL_SPEC_PG_" .. name] = value end
+    local p <close> = process.start({ "lua5.4", SCRIPT, "2000" }, { env = env })
+    local code = p:wait(120)
+    assert.equal(0, code, p:stdout() .. p:stderr())
+    assert.equal("", p:stderr())
+    assert.match("\nall +%d+ +%d+ +%d+ +0\n0 connections given up", p:stdout())
+  end)
+end)
