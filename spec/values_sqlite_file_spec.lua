@@ -117,6 +117,71 @@ describe("a file of SQLite's", function()
   end)
 end)
 
+describe("a file that is taken away or replaced under its connections", function()
+  local path, other
+
+  --- A pool of three on a file of its own, every connection open; `kept` holds 1. Beside it a file whose `kept` holds 2.
+  before_each(function()
+    path = process.run("mktemp -d " .. dir .. "/XXXXXX"):gsub("\n", "") .. "/a.db"
+    for value, file in ipairs { path, path .. ".new" } do
+      local made <close> = pool.new { database_url = "sqlite:///" .. file, size = 3 }
+      assert(made:exec(("create table kept (n int); insert into kept values (%d)"):format(value)))
+    end
+    other = pool.new { database_url = "sqlite:///" .. path, size = 3, max_overflow = 0 }
+    local held = {}
+    for i = 1, 3 do held[i] = assert(other:acquire()) end
+    for i = 1, 3 do held[i]:release() end
+  end)
+  after_each(function() other:close() end)
+
+  local function replace() process.run(("rm -f %s %s-wal %s-shm; mv %s.new %s"):format(path, path, path, path, path)) end
+
+  it("costs no query: all see the other one from then on, and what they write is in it", function()
+    same(1, one(other, "select n from kept"))
+    replace()
+    for i = 1, 9 do
+      same(2, one(other, "select min(n) from kept"))
+      assert(other:query("insert into kept values ($1)", 10 + i))
+    end
+    assert.equal(3, other:stats().lost)
+    other:close()
+    local later <close> = pool.new { database_url = "sqlite:///" .. path }
+    same(10, one(later, "select count(*) from kept"))
+    same("ok", one(later, "pragma integrity_check"))
+  end)
+
+  it("is told as lost on a lease, and in a transaction, which cannot be committed to a file that is gone", function()
+    local c, tx = assert(other:acquire()), assert(other:acquire())
+    assert(tx:begin())
+    assert(tx:query "insert into kept values (3)")
+    replace()
+    for _, call in ipairs { function() return c:query "select 1" end, function() return tx:commit() end } do
+      local done, err = call()
+      assert.is_nil(done)
+      assert.equal("lost", err.kind)
+      assert.equal("the database file was removed or replaced", err.message)
+    end
+    c:release()
+    tx:release()
+    same(1, one(other, "select count(*) from kept"))
+  end)
+
+  it("is seen by the check of a connection that was idle", function()
+    assert(other:configure { pre_ping_after = 0 })
+    replace()
+    same(2, one(other, "select n from kept"))
+    assert.is_true(other:stats().check_failures >= 1)
+  end)
+
+  it("is made anew where nothing was put in its place", function()
+    process.run(("rm -f %s*"):format(path))
+    local _, err = other:query "select n from kept"
+    assert.equal("42P01", err.sqlstate)
+    assert(other:exec "create table kept (n int); insert into kept values (4)")
+    same(4, one(other, "select n from kept"))
+  end)
+end)
+
 describe("a transaction on SQLite", function()
   setup(function() assert(db:exec "create table counted (n int); insert into counted values (0)") end)
 

@@ -120,14 +120,26 @@ static bool worker_reset(struct db_conn *c) {
   return c->place->memory ? worker_discard(c) : worker_reopen(c);
 }
 
+/* Was the file taken away under its connections, or another put in its place? They would go on, and commit, where nobody finds it. */
+static bool worker_moved(struct db_conn *c) {
+  int moved = 0, on = 1;
+  if (c->place->memory || sqlite3_file_control(c->handle, "main", SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK || !moved) return false;
+  sqlite3_file_control(c->handle, "main", SQLITE_FCNTL_PERSIST_WAL, &on); /* the -wal of that name may be another's by now */
+  error_set(&c->report.error, POOL_LOST, "the database file was removed or replaced");
+  c->report.error.disconnect = true;
+  c->report.error.retryable = sqlite3_get_autocommit(c->handle);
+  return true;
+}
+
 static bool worker_do(struct db_conn *c, enum sqlite_job job) {
+  c->report.gone = job == JOB_CLOSE || ((job == JOB_STATEMENT || job == JOB_PING) && worker_moved(c));
+  if (c->report.gone) return job == JOB_CLOSE;
   switch (job) {
   case JOB_OPEN: return sqlite_open(c);
   case JOB_STATEMENT: return sqlite_statement_begin(c);
   case JOB_MORE: return sqlite_statement_more(c);
   case JOB_PING: return worker_run(c, "select 1");
   case JOB_RESET: return worker_reset(c);
-  case JOB_CLOSE: return true;
   default: WRONG("not a job");
   }
 }
@@ -160,7 +172,7 @@ static void worker_job(struct db_conn *c, enum sqlite_job job) {
     sqlite_result_free(r->result);
     r->result = NULL;
   }
-  r->gone = job == JOB_CLOSE || (job == JOB_OPEN && r->failed);
+  r->gone = r->gone || (job == JOB_OPEN && r->failed);
   if (r->gone) worker_close(c);
   r->in_transaction = c->handle && !sqlite3_get_autocommit(c->handle);
   c->read_only = c->read_only && r->in_transaction;
