@@ -73,7 +73,7 @@ local function environment(options)
 end
 
 -- Job control (set -m), so that the program leads a group of its own; a shell's background jobs ignore SIGINT, so that is undone. A
--- program that is stopped has not ended: wait -f.
+-- program that is stopped has not ended, though `wait` returns; and `wait -f` was seen to spin for ever.
 local LAUNCH = [[
 unset LD_PRELOAD
 dir=%s
@@ -82,8 +82,8 @@ bash -c '
   cd %s || exit
   env --default-signal=INT,QUIT,PIPE %s %s %s <%s >"$0/out" 2>"$0/err" &
   echo $! >"$0/pid.new"; mv "$0/pid.new" "$0/pid"
-  wait -f $!
-  echo $? >"$0/code.new"; mv "$0/code.new" "$0/code"
+  while wait $!; code=$?; kill -0 $! 2>/dev/null; do sleep 0.02; done
+  echo $code >"$0/code.new"; mv "$0/code.new" "$0/code"
 ' "$dir" >/dev/null 2>&1 </dev/null &
 ]]
 
