@@ -129,6 +129,30 @@ describe("a server's faults:", function()
     assert_whole(db, name, 20)
   end)
 
+  it("a server that goes down at once, or for another's crash, says why, and callers are told", function()
+    local db, name = pools.open { size = 2, max_overflow = 0, timeout = 10 }
+    local cases = {
+      ["57P01"] = function() postgres.restart("immediate") end,
+      ["57P02"] = function() postgres.kill_backend(postgres.pids "somebody-else"[1]) end,
+    }
+    for sqlstate, go_down in pairs(cases) do
+      local other <close> = process.start { postgres.cluster().BIN .. "/psql", (postgres.url { application_name = "somebody-else" }),
+        "-c", "select pg_sleep(30)" }
+      process.wait_until(function() return postgres.count("somebody-else", "active") == 1 end, 10, "the other session")
+      pool.run(function()
+        local victim = pool.spawn(function() return select(2, db:query("select pg_sleep(30)")) end)
+        pools.wait(function() return postgres.count(name, "active") == 1 end)
+        go_down()
+        local err = assert(victim:join(10))
+        assert.same({ "lost", sqlstate }, { err.kind, err.sqlstate })
+        assert.is_true(not err.retryable, "it may have run")
+      end)
+      other:close()
+      postgres.wait_ready()
+    end
+    assert_whole(db, name, 20)
+  end)
+
   it("idle connections terminated at the server are seen at once, and cost no query", function()
     local db, name = pools.open { size = 4, max_overflow = 0, pre_ping = false }
     warm(db, 4)

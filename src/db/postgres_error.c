@@ -64,6 +64,12 @@ static bool severity_is_fatal(const PGresult *result) {
   return severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
 }
 
+/* An immediate stop (57P01) and another backend's crash (57P02) are said as a WARNING, and then the connection ends without more words. */
+static bool says_goodbye(const PGresult *result) {
+  const char *source = PQresultErrorField(result, PG_DIAG_SOURCE_FUNCTION);
+  return severity_is_fatal(result) || (source && strcmp(source, "quickdie") == 0);
+}
+
 /* The first line of a libpq text, without its final space. */
 static void line_copy(char *field, size_t size, const char *text) {
   char line[512];
@@ -75,7 +81,7 @@ static void line_copy(char *field, size_t size, const char *text) {
   text_copy(field, size, line);
 }
 
-/* The FATAL that says why the connection ends. */
+/* What the server says of why the connection ends. */
 static void doom_set(struct db_conn *conn, const PGresult *result) {
   if (conn->fatal) return;
   struct pool_error *doom = &conn->doom;
@@ -154,7 +160,7 @@ void error_notice(void *user, const PGresult *result) {
   const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
   const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
   if (!message) return;
-  if (severity_is_fatal(result)) doom_set(conn, result);
+  if (says_goodbye(result)) doom_set(conn, result);
   if (!PQresultErrorField(result, PG_DIAG_SQLSTATE)) doom_of_violation(conn, message);
   const char *level = !severity || strncmp(severity, "DEBUG", 5) == 0 ? "debug"
                       : strcmp(severity, "WARNING") == 0 || severity_is_fatal(result) ? "warn" : "info";
