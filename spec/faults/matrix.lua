@@ -32,6 +32,7 @@
 ---   transaction = {}               options of db:transaction in the transactions of the load
 ---   least = 200                    right answers that the load must have had for the row to mean anything
 ---   excess = 0, excess_why = ""    connections that the server may count beyond the pool's limit
+---   limit = 10                     the pool's limit, where it changes on the way and may be lower in the end
 ---   setup = function(w)            before the pool is made; may change w.url (a table as above, or a whole URL), w.settings, w.flags (of
 ---                                  `pool serve`), w.policy and w.record (files: db:tune, --policy; db:record, --record), and
 ---                                  w.observe = { {host=, port=}, … } (the servers that count; the last has the ledger at the end)
@@ -152,7 +153,6 @@ local function suffer(w, row, result)
   w:more(FIRST, 30)
   result.calm = streak(w, pool.now(), CALM_WITHIN)
   if row.ready then row.ready(w) end
-  result.limit = w:stats().limit
   local began = pool.now()
   w:cause "begun"
   local fine, err = pcall(row.strike, w)
@@ -237,7 +237,7 @@ local function measure(w, row, result)
   local figures, state = w.load:figures(), w.load:state()
   for _, name in ipairs { "calls", "right", "wrong", "missing", "errors", "longest" } do result[name] = figures[name] end
   local s = state.stats
-  result.limit, result.seen = math.max(s.limit, result.limit), state.seen -- a policy may have lowered it
+  result.limit, result.seen = row.limit or s.limit, state.seen
   result.left = { leases = s.leased + state.leases, waiters = s.waiting, coroutines = state.coroutines }
   fail_if(result, s.total > s.limit, "%d connections, %d allowed", s.total, s.limit)
   balance(result, s)

@@ -4,7 +4,7 @@ Report.__index = Report
 
 local COLUMNS = {
   { "fault", 52 }, { "load", 5 }, { "calls", 6 }, { "right", 6 }, { "typed errors", 34 }, { "wrong", 5 }, { "missing", 7 },
-  { "most", 7 }, { "left", 4 }, { "whole", 13 }, { "took", 6 }, { "", 7 },
+  { "most", 7 }, { "left", 4 }, { "calm", 6 }, { "whole", 6 }, { "of", 3 }, { "took", 6 }, { "", 7 },
 }
 
 ---@param form "plain" | "markdown"
@@ -49,10 +49,12 @@ local function left(result)
   return sum
 end
 
+local function seconds(n) return n and ("%.2f s"):format(n) or nil end
+
 function Report:row(row, how, result)
   if result.skipped then
     self.skipped = self.skipped + 1
-    return self:line { row.name, how, "", "", "", "", "", "", "", "", "", "skipped: " .. result.skipped }
+    return self:line { row.name, how, "", "", "", "", "", "", "", "", "", "", "", "skipped: " .. result.skipped }
   end
   local fine = #result.broken == 0
   if fine then self.passed = self.passed + 1 else self.failed = self.failed + 1 end
@@ -60,7 +62,7 @@ function Report:row(row, how, result)
   local function whole(n) return tostring(n or "?") end
   self:line { row.name, how, whole(result.calls), whole(result.right), errors(result), whole(result.wrong), whole(result.missing),
     result.most and ("%d of %d"):format(result.most, result.limit) or "", tostring(left(result)),
-    result.whole and ("%.2f s of %g"):format(result.whole, result.bound) or "never",
+    seconds(result.calm) or "", seconds(result.whole) or "never", tostring(result.bound or 1),
     ("%.1f s"):format(result.seconds), fine and "ok" or "FAILED" }
 end
 

@@ -81,7 +81,7 @@ end
 
 add { -- whatever becomes of those that went live amid the restart, which may be taken back, the one saved afterwards is live
   name = "a policy saved again and again in the middle of a restart",
-  allow = "lost", settings = { probation = 5 }, setup = tuned "",
+  allow = "lost", settings = { probation = 5 }, setup = tuned "", limit = 10,
   saw = function(w) return w.saved == 6 and w:stats().errors == 0 and select(2, w:log():gsub("policy tune v%d", "")) >= 3 end,
   strike = function(w)
     local restart = w:beside "spec/support/cluster restart immediate"
@@ -101,7 +101,7 @@ add { -- whatever becomes of those that went live amid the restart, which may be
 
 add { -- what is live stays live; the file is found again when its directory is back
   name = "the policy's directory removed, and back with another",
-  allow = "", setup = tuned "/policies", saw = function(w) return w.saved == 6 end,
+  allow = "", setup = tuned "/policies", limit = 10, saw = function(w) return w.saved == 6 end,
   strike = function(w)
     has_size(w, 4, 5)
     w:run("rm -rf " .. w.dir .. "/policies")

@@ -208,7 +208,7 @@ end, {
 -- ---- what stands still ------------------------------------------------------------------------------------------------------------
 
 add { -- those who are on it wait; nobody else does
-  name = "backend frozen for 2 s", settings = { size = 4, max_overflow = 0 }, -- all of them are always at work
+  name = "backend frozen for 2 s", settings = { size = 4, max_overflow = 0 }, calls = { "query" }, ledger = false,
   allow = "", saw = function(_, result) return result.longest > 1.5 end,
   strike = function(w) w:freeze(w:pids("true")[1], 2):wait() end,
 }
@@ -220,14 +220,14 @@ add { -- no cancel reaches it: after 5 s the connection is given up, which the s
 }
 add { -- what is open works on; opens and cancels wait
   name = "postmaster frozen for 2 s",
-  allow = "lost", saw = "lost",
+  allow = "lost", saw = function(w) return w:stats().lost >= 1 and w:stats().opens > w.opens end,
   strike = function(w)
     local main = w.server_pids()
     local frozen = w:freeze(main, 2)
     w:run(("kill -TERM %d"):format(w.victim))
     frozen:wait()
   end,
-  ready = function(w) w.victim = w:pids "true"[1] end,
+  ready = function(w) w.victim, w.opens = w:pids "true"[1], w:stats().opens end,
 }
 add {
   name = "every process of the server frozen for 2 s",
