@@ -75,7 +75,9 @@ for _, state in ipairs(STATES) do
     name = "backend terminated " .. state[2], quick = state[1] == "query" and "serve" or nil,
     allow = state.allow or "lost:57P01", ask = state.ask, saw = state.saw or "57P01", strike = ten_times(state[1]),
   }
-  add { name = "backend killed -9 " .. state[2], allow = "lost", ask = state.ask, saw = "lost", strike = three_times(state[1]) }
+  add { -- what the others are told is 57P02
+    name = "backend killed -9 " .. state[2], allow = "lost", ask = state.ask, saw = "57P02", strike = three_times(state[1]),
+  }
 end
 
 -- ---- one backend, at work for the pool itself --------------------------------------------------------------------------------
