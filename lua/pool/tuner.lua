@@ -152,9 +152,11 @@ local function figures_of(entries, first, last)
   return sum
 end
 
---- Why the figures since the flip are worse than those before it; nil when they are not.
+--- Why the figures since the flip are worse than those before it; nil when they are not, or when there are none from before: of a first
+--- policy nobody knows what it was without, and one that sheds in an overload must not be taken for its cause.
 local function worse(now, before)
-  local ticks, ticks_before = math.max(1, now.ticks), math.max(1, before.ticks)
+  if before.ticks == 0 then return nil end
+  local ticks, ticks_before = math.max(1, now.ticks), before.ticks
   if now.grants >= GRANTS and before.grants >= GRANTS and now.p99 > 2 * before.p99 + 0.010 then
     return ("wait p99 is %s s, it was %s s"):format(seconds(now.p99), seconds(before.p99))
   end
