@@ -1,5 +1,5 @@
 /*
-** postgres_support: the private cluster, operations awaited with poll(), and the program's main
+** postgres_support: the private cluster, operations awaited with poll()
 */
 #include "db/postgres_support.h"
 
@@ -68,7 +68,7 @@ enum db_want await(struct world *w, struct db_conn *conn, struct pool_error *err
     enum db_want want = timed_step(w, conn, error);
     if (want == DB_DONE || want == DB_FAILED) return want;
     struct pollfd at = {.fd = D->fd(conn), .events = (short)(want == DB_READ ? POLLIN : want == DB_WRITE ? POLLOUT : POLLIN | POLLOUT)};
-    if (!CHECK(at.fd >= 0) || !CHECK(poll(&at, 1, 20000) > 0)) return DB_READ;
+    if (!CHECK(at.fd >= 0) || !CHECK(poll(&at, 1, w->patience ? w->patience : 20000) > 0)) return DB_READ;
   }
 }
 
@@ -148,15 +148,4 @@ bool fails(struct world *w, struct db_conn *conn, const char *sql, struct pool_e
 bool await_reset(struct world *w, struct db_conn *conn, struct pool_error *error) {
   D->reset(conn);
   return await(w, conn, error) == DB_DONE;
-}
-
-int main(void) {
-  open_specs();
-  query_specs();
-  type_specs();
-  cache_specs();
-  cancel_specs();
-  fake_specs();
-  end_specs();
-  return check_done();
 }

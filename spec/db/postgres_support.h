@@ -15,6 +15,7 @@ struct world {
   struct db_settings settings;
   char log[4096];      /* every line, "level: message\n" */
   usec slowest_step;
+  int patience;        /* of await, milliseconds; 0: 20 s */
 };
 
 struct url_parts {

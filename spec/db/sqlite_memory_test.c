@@ -1,7 +1,7 @@
 /*
 ** sqlite_memory_test: the SQLite driver when memory ends: its own and SQLite's, on the caller's thread and on the connection's, the
-** thread itself included. Each trial lets the n-th allocation fail while a connection opens and does all that one does. The first thing that
-** fails says that memory is why; afterwards, with memory back, the connection is fit again by a reset, or known to be dead.
+** thread itself included. Each trial lets the n-th allocation fail while a connection opens and does all that one does. The first thing
+** that fails says that memory is why; afterwards, with memory back, the connection is fit again by a reset, or known to be dead.
 */
 #include "sqlite_support.h"
 
@@ -46,7 +46,9 @@ struct trial {
   bool stopped; /* something has failed: the rest is not tried */
 };
 
-static bool tells_of_memory(const struct pool_error *e) { return strcmp(e->sqlstate, "53200") == 0 || strstr(e->message, "memory") != NULL; }
+static bool tells_of_memory(const struct pool_error *e) {
+  return strcmp(e->sqlstate, "53200") == 0 || strstr(e->message, "memory") != NULL;
+}
 
 /* A failure: it must say that memory was why. */
 static bool stop(struct trial *t, const struct pool_error *e, const char *doing) {
@@ -105,7 +107,8 @@ static void parameters(struct trial *t) {
 }
 
 static void rows(struct trial *t) {
-  struct db_result *r = run(t, "select id, name, done, doc, raw, score, zeroblob(id * 3500) as zeros from task order by id", NULL, 0, false);
+  static const char sql[] = "select id, name, done, doc, raw, score, zeroblob(id * 3500) as zeros from task order by id";
+  struct db_result *r = run(t, sql, NULL, 0, false);
   if (!r) return;
   struct column column;
   D->column(r, 1, &column);
@@ -113,7 +116,8 @@ static void rows(struct trial *t) {
   D->column(r, 6, &column);
   CHECK_TEXT(column.name, "zeros");
   CHECK_INT(D->rows(r), 2);
-  CHECK(text_is(cell(r, 0, 1), VALUE_TEXT, "one") && cell(r, 0, 2).type == VALUE_BOOLEAN && text_is(cell(r, 0, 3), VALUE_JSON, "{\"a\":1}"));
+  CHECK(text_is(cell(r, 0, 1), VALUE_TEXT, "one") && cell(r, 0, 2).type == VALUE_BOOLEAN);
+  CHECK(text_is(cell(r, 0, 3), VALUE_JSON, "{\"a\":1}"));
   CHECK(cell(r, 1, 5).real == 2.5 && cell(r, 1, 6).len == 7000);
   D->free_result(r);
 }
@@ -263,6 +267,7 @@ static void warm_up(struct home *h) {
 }
 
 int main(int argc, char **argv) {
+  bool all = scarce_all(argc, argv);
   static const sqlite3_mem_methods methods = {memory_malloc, memory_free,    memory_realloc, memory_size, memory_roundup,
                                               memory_init,   memory_shutdown, NULL};
   struct home h;
@@ -272,9 +277,9 @@ int main(int argc, char **argv) {
   home_begin(&h);
   TEST("a connection that is short of memory says so, and works again when there is some") {
     warm_up(&h);
-    scarce_sweep_by("a connection's work", try_work, NULL, scarce_all(argc, argv) ? 1 : 11);
+    scarce_sweep_by("a connection's work", try_work, NULL, all ? 1 : 11);
   }
-  TEST("a file that cannot be opened for want of memory can be, afterwards") scarce_sweep_by("open", try_open, &h, scarce_all(argc, argv) ? 1 : 3);
+  TEST("a file that cannot be opened for want of memory can be, afterwards") scarce_sweep_by("open", try_open, &h, all ? 1 : 3);
   TEST("a connection is closed and abandoned without memory") {
     scarce_sweep("close", try_end, NULL);
     scarce_sweep("abandon", try_end, &h);

@@ -176,6 +176,8 @@ struct db_conn {
   bool discarding;       /* reset: results go nowhere */
   int reset;             /* reset: as the setting was when it began; it may change while DISCARD ALL is under way */
   int syncs;             /* pipeline syncs not yet seen */
+  bool between;          /* the last thing libpq gave was no result: the end of one command's */
+  size_t told;           /* length of libpq's error text when it was sent, or its last result taken */
   struct plan *plan;     /* what the statement runs, NULL: unnamed */
   struct pg_params params;
   struct cache cache;

@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -53,14 +54,17 @@ static void query_start(struct db_conn *conn) {
   conn->ran_dry = conn->streaming = conn->preparing = conn->single = false;
   conn->resent = conn->failed = conn->stale = conn->cancelled = conn->asked = conn->copy_ended = false;
   conn->closing = 0;
+  conn->between = false;
   conn->plan = NULL;
 }
 
+static void text_note(struct db_conn *conn) { conn->told = strlen(PQerrorMessage(conn->pg)); }
+
 bool query_begin(struct db_conn *conn, const char *sql) {
   query_start(conn);
-  if (PQsendQuery(conn->pg, sql)) return true;
-  conn->ran_dry = true;
-  return false;
+  conn->ran_dry = !PQsendQuery(conn->pg, sql);
+  text_note(conn);
+  return !conn->ran_dry;
 }
 
 static const char *skip_space(const char *sql) {
@@ -159,6 +163,7 @@ bool postgres_send(struct db_conn *conn, const struct statement *s, struct pool_
   conn->streaming = s->stream && !s->script;
   if (!(s->script ? PQsendQuery(conn->pg, s->sql) : send_extended(conn, s))) return send_failed(conn, error);
   if (conn->streaming) PQsetSingleRowMode(conn->pg);
+  text_note(conn);
   conn->op = OP_QUERY;
   return true;
 }
@@ -280,8 +285,18 @@ static enum taken take_copy_in(struct db_conn *conn, PGresult *result) {
   return TAKEN_ALL;
 }
 
+/* No result: the end of one of a pipeline's commands, or of all. Two in a row: libpq had no memory for the next result, and would not get
+   past that. */
+static enum taken take_nothing(struct db_conn *conn) {
+  if (conn->in_pipeline && conn->between) conn->dead = true;
+  conn->between = true;
+  return conn->syncs > 0 && !postgres_dead(conn) ? TAKEN_MORE : TAKEN_ALL;
+}
+
 static enum taken query_take(struct db_conn *conn, PGresult *result) {
-  if (!result) return conn->syncs > 0 && !postgres_dead(conn) ? TAKEN_MORE : TAKEN_ALL;
+  text_note(conn);
+  if (!result) return take_nothing(conn);
+  conn->between = false;
   switch (PQresultStatus(result)) {
     case PGRES_SINGLE_TUPLE:
       if (conn->discarding || conn->failed) PQclear(result);
@@ -314,6 +329,23 @@ static enum db_want receive_end(struct db_conn *conn) {
   return DB_FAILED;
 }
 
+/* Have all results of the pipeline come, up to its next Sync? */
+static bool query_awaits_sync(const struct db_conn *conn) {
+  if (!conn->in_pipeline || !conn->between) return false;
+  return conn->preparing ? conn->closing == 0 && conn->syncs == 2 : conn->last || conn->failed || conn->discarding;
+}
+
+/* PQisBusy. Where libpq has no memory for a message it may wait for ever for what has come already (an error, a COPY's beginning), and the
+   answer to a Sync it just swallows: then the connection is given up. Only malloc itself tells, by errno. Anything else that there is no
+   memory for, rows above all, becomes an error of its own: libpq's text grows before that result is there. */
+static bool query_is_busy(struct db_conn *conn) {
+  errno = 0;
+  bool busy = PQisBusy(conn->pg), short_of_memory = errno == ENOMEM;
+  if (short_of_memory && query_awaits_sync(conn)) conn->dead = true;
+  if (short_of_memory && busy && strlen(PQerrorMessage(conn->pg)) <= conn->told) conn->dead = true;
+  return busy && !conn->dead;
+}
+
 enum db_want query_receive(struct db_conn *conn) {
   PGconn *pg = conn->pg;
   if (conn->begun) { /* just sent: there can be no answer yet, so spare the system call */
@@ -321,7 +353,7 @@ enum db_want query_receive(struct db_conn *conn) {
     return want_now(conn);
   }
   for (bool fed = false, starved = false;;) {
-    while (!postgres_dead(conn) && (starved || PQisBusy(pg))) {
+    while (!postgres_dead(conn) && (starved || query_is_busy(conn))) {
       if (fed && !query_pending_input(pg)) return want_now(conn);
       if (!PQconsumeInput(pg) && PQstatus(pg) != CONNECTION_BAD) conn->dead = true; /* memory: nothing sane can follow */
       fed = true;
