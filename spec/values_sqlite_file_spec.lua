@@ -182,6 +182,29 @@ describe("a file that is taken away or replaced under its connections", function
   end)
 end)
 
+describe("a damaged file", function()
+  it("that was put right is read anew, by connections that have met the damage too", function()
+    local path = dir .. "/damaged.db"
+    local other <close> = pool.new { database_url = "sqlite:///" .. path, size = 1, max_overflow = 0 }
+    local function sum() return other:query "select sum(length(pad)) as n from large" end
+    assert(other:exec [[create table large (n integer primary key, pad text);
+      with recursive s(n) as (select 1 union all select n + 1 from s where n < 3000)
+      insert into large select n, hex(zeroblob(1000)) from s]])
+    assert(other:query "pragma wal_checkpoint(truncate)")
+    process.run(("cp %s %s.good; perl -e 'open F, \"+<\", $ARGV[0]; for (5 .. 1500) { seek F, $_ * 4096, 0; print F qq(\\xff) x 100 }' %s")
+      :format(path, path, path))
+    assert(other:query "pragma shrink_memory")
+    for _ = 1, 3 do
+      local rows, err = sum()
+      assert.is_nil(rows)
+      assert.equal("XX001", err.sqlstate)
+    end
+    process.run(("cat %s.good >%s"):format(path, path))
+    assert.equal(6000000, assert(sum())[1].n)
+    assert.equal(1, other:stats().opens)
+  end)
+end)
+
 describe("a transaction on SQLite", function()
   setup(function() assert(db:exec "create table counted (n int); insert into counted values (0)") end)
 

@@ -14,6 +14,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 void place_leave(struct sqlite_place *p) {
@@ -171,6 +172,7 @@ static void worker_job(struct db_conn *c, enum sqlite_job job) {
   if (r->failed) {
     sqlite_result_free(r->result);
     r->result = NULL;
+    if (c->handle && strcmp(r->error.sqlstate, "XX001") == 0) sqlite3_db_release_memory(c->handle); /* not to read damage from the cache */
   }
   r->gone = r->gone || (job == JOB_OPEN && r->failed);
   if (r->gone) worker_close(c);
