@@ -25,6 +25,12 @@ local function descriptors(pid)
   return math.tointeger(tonumber((process.run(("sleep 0.02; ls /proc/%s/fd | wc -l"):format(pid)))))
 end
 
+--- Those that are no database connection's. A connection of SQLite's has several: its files, and what its thread is woken by.
+local function other_descriptors(w, pid, connections)
+  if w.row.driver ~= "sqlite" then return descriptors(pid) - connections end
+  return math.tointeger(tonumber((process.run(("sleep 0.02; ls -l /proc/%s/fd | grep -cv 'pool\\.db\\|eventfd'"):format(pid)))))
+end
+
 --- One pool, opened, used and closed: what the process makes once, it has made then.
 local function warm_up(settings)
   local db = pool.new(settings)
@@ -151,7 +157,7 @@ function load.serve(w, settings, wrap, env)
   w:defer(function() self.server:close() end)
   self.port = math.tointeger(tonumber(self.server:wait_line("^pool: listening on http://127%.0%.0%.1:(%d+)$", 30)))
   self.pid = self.server.pid -- what it was wrapped in has become it (exec)
-  self.open_at_first = descriptors(self.pid) - self:state().stats.total
+  self.open_at_first = other_descriptors(w, self.pid, self:state().stats.total)
   return self
 end
 
@@ -223,7 +229,7 @@ end
 function Serve:close()
   local left
   pcall(self.w.wait, self.w, function()
-    left = descriptors(self.pid) - self:state().stats.total - self.open_at_first
+    left = other_descriptors(self.w, self.pid, self:state().stats.total) - self.open_at_first
     return left <= 0
   end, 5)
   process.run(("kill -TERM %d"):format(self.pid))

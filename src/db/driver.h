@@ -85,7 +85,8 @@ struct driver {
                              begun, the connection is as it was (unless status says DB_DEAD). Borrows the statement during the call only */
   void (*reset)(struct db_conn *);   /* begins what makes it fit for the next lease, from ANY status: unread results, a cancel
                                         still under way, an open transaction. What it does follows the reset setting:
-                                        rollback, discard (DISCARD ALL too), none (fails if there is anything to undo) */
+                                        rollback, discard (nothing of the session stays), none (fails where a transaction is open).
+                                        After a failure the caller closes it */
   bool (*needs_reset)(const struct db_conn *); /* status is not DB_IDLE, or the reset setting is discard */
   void (*cancel)(struct db_conn *);  /* asks the server to stop the statement under way; it then fails with 57014 or still
                                         ends well. The operation is over (DB_DONE/DB_FAILED) only when the cancel can no longer
