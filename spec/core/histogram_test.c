@@ -84,6 +84,20 @@ static void test_texts(void) {
   TEST("a field too short for an ellipsis holds whole characters or nothing") CHECK_TEXT(field, "");
   text_copy(field, sizeof field, NULL);
   TEST("no text at all is the empty text") CHECK_TEXT(field, "");
+  TEST("what is not UTF-8 becomes question marks, what is stays") {
+    char whole[] = "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\n", broken[] = "\xff\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xe2\x82z\xc3";
+    text_clean(whole);
+    CHECK_TEXT(whole, "a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\n");
+    text_clean(broken);
+    CHECK_TEXT(broken, "????????????z?");
+    error_set(&e, POOL_QUERY, "%s", "x\xfe");
+    CHECK_TEXT(e.message, "x?");
+  }
+  TEST("a line for the log has no control characters") {
+    char line[] = "a\nb\x1b[2J\x7f\xff\xc3\xa4";
+    text_line(line);
+    CHECK_TEXT(line, "a b [2J ?\xc3\xa4");
+  }
   memset(&e, 'x', sizeof e);
   TEST("error_set fills kind and message and clears the rest") {
     CHECK_INT(error_set(&e, POOL_CONNECT, "no %s on port %d", "server", 5432), POOL_CONNECT);

@@ -93,6 +93,32 @@ static bool no_log(struct home *h) {
   return ok && strncmp(h->log, "warn: SQLite: no write-ahead log here", 37) == 0;
 }
 
+/* In the file, wherever it stands. */
+static void file_patch(const char *path, const char *from, const char *to) {
+  static char bytes[65536];
+  FILE *f = fopen(path, "r+b");
+  size_t len = fread(bytes, 1, sizeof bytes, f);
+  for (char *at = bytes; (at = memmem(at, len - (size_t)(at - bytes), from, strlen(from))); at++) memcpy(at, to, strlen(to));
+  rewind(f);
+  CHECK(fwrite(bytes, 1, len, f) == len && fclose(f) == 0);
+}
+
+static void broken_spec(struct home *h) {
+  TEST("what a broken file says of itself is one line of the log") {
+    struct db *db = database(h, h->url, 0, RESET_ROLLBACK);
+    struct db_conn *c = connect_to(db);
+    D->free_result(query(c, "create table qqq(a)"));
+    disconnect(c);
+    file_patch(h->file, "CREATE TABLE", "CREATE TABLX");
+    file_patch(h->file, "qqq", "q\nq");
+    h->log[0] = '\0';
+    disconnect(connect_to(db));
+    D->destroy(db);
+    CHECK(strstr(h->log, "(q q)") != NULL && strchr(h->log, '\n') == h->log + strlen(h->log) - 1);
+    CHECK_INT(unlink(h->file), 0);
+  }
+}
+
 static void refusal_specs(struct home *h) {
   char url[256];
   TEST("a missing directory, a directory, a file that is no database: refused for good, saying so") {
@@ -243,7 +269,7 @@ static void shared_specs(struct home *h) {
 }
 
 int main(void) {
-  static void (*const groups[])(struct home *) = {open_specs,   refusal_specs, memory_specs, shared_specs,
+  static void (*const groups[])(struct home *) = {open_specs,   refusal_specs, broken_spec, memory_specs, shared_specs,
                                                   uncached_spec, leave_specs,  signal_spec};
   for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
     struct home h;

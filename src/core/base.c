@@ -62,6 +62,30 @@ void text_copy(char *field, size_t size, const char *text) {
   text_cut(field, size);
 }
 
+/* The bytes of the character at p, 0 when there is none that is UTF-8 (RFC 3629). A NUL ends it, being no part of any. */
+static size_t character_length(const unsigned char *p) {
+  size_t length = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
+  for (size_t i = 1; i < length; i++)
+    if ((p[i] & 0xc0) != 0x80) return 0;
+  bool longer = (*p == 0xe0 && p[1] < 0xa0) || (*p == 0xf0 && p[1] < 0x90); /* than it need be */
+  bool none = (*p == 0xed && p[1] > 0x9f) || (*p == 0xf4 && p[1] > 0x8f);   /* surrogates; past U+10FFFF */
+  return longer || none ? 0 : length;
+}
+
+void text_clean(char *text) {
+  for (unsigned char *p = (unsigned char *)text; *p;) {
+    size_t length = character_length(p);
+    if (length == 0) *p = '?';
+    p += length == 0 ? 1 : length;
+  }
+}
+
+void text_line(char *text) {
+  text_clean(text);
+  for (char *p = text; *p; p++)
+    if ((unsigned char)*p < ' ' || *p == 0x7f) *p = ' ';
+}
+
 enum pool_err error_set(struct pool_error *e, enum pool_err kind, const char *format, ...) {
   if (e == NULL) return kind;
   va_list args;
@@ -74,6 +98,7 @@ enum pool_err error_set(struct pool_error *e, enum pool_err kind, const char *fo
   memcpy(e->message, text, sizeof text);
   if (length < 0) e->message[0] = '\0';
   if (length >= (int)sizeof text) text_cut(e->message, sizeof e->message);
+  text_clean(e->message);
   return kind;
 }
 

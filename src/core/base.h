@@ -51,12 +51,16 @@ struct pool_error {
 /* "timeout", "overloaded", ... ; "ok" for POOL_OK. Never NULL for a kind of the enum. */
 const char *pool_err_name(enum pool_err);
 
-/* Clears *e and fills kind and message (printf). Copies; cuts what does not fit. Returns kind, so that a caller can
-   `return error_set(e, ...)`. e may be NULL. */
+/* Clears *e and fills kind and message (printf). Copies; cuts what does not fit, cleans what is not UTF-8. Returns kind, so that a
+   caller can `return error_set(e, ...)`. e may be NULL. */
 enum pool_err error_set(struct pool_error *e, enum pool_err kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Copies `text` into a field of `size` bytes, cut at a UTF-8 boundary with an ellipsis when too long. NULL copies "". */
 void text_copy(char *field, size_t size, const char *text);
+
+/* In place: what is not UTF-8 becomes question marks; text_line: and a control character a blank, so that a log's line stays one. */
+void text_clean(char *text);
+void text_line(char *text);
 
 /* Both stay in release builds: a broken invariant ends the process rather than lend a connection twice. */
 #define INSIST(condition) ((condition) ? (void)0 : base_failed(#condition, __FILE__, __LINE__))

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include <ctype.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ void postgres_log(struct db *db, const char *level, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(line, sizeof line, format, arguments);
   va_end(arguments);
+  text_line(line);
   db->log(db->user, level, line);
 }
 
@@ -44,13 +46,23 @@ static bool state_is_disconnect(const char *state) {
 
 static void field_copy(char *field, size_t size, const PGresult *result, int code) {
   text_copy(field, size, PQresultErrorField(result, code));
+  text_clean(field);
 }
 
+/* Five digits and capitals, or none. */
+static void state_copy(char state[6], const char *given) {
+  bool fine = given && strlen(given) == 5 && strspn(given, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5;
+  text_copy(state, 6, fine ? given : "");
+}
+
+/* A server that is none, or means ill, may leave out what the protocol asks for. */
 static void fields_copy(const PGresult *result, struct pool_error *error) {
   const char *position = PQresultErrorField(result, PG_DIAG_STATEMENT_POSITION);
-  error->position = position ? atoi(position) : 0;
-  field_copy(error->sqlstate, sizeof error->sqlstate, result, PG_DIAG_SQLSTATE);
+  long place = position ? strtol(position, NULL, 10) : 0;
+  error->position = place > 0 && place <= INT_MAX ? (int)place : 0;
+  state_copy(error->sqlstate, PQresultErrorField(result, PG_DIAG_SQLSTATE));
   field_copy(error->message, sizeof error->message, result, PG_DIAG_MESSAGE_PRIMARY);
+  if (!error->message[0]) text_copy(error->message, sizeof error->message, "the server sent an error without a message");
   field_copy(error->detail, sizeof error->detail, result, PG_DIAG_MESSAGE_DETAIL);
   field_copy(error->hint, sizeof error->hint, result, PG_DIAG_MESSAGE_HINT);
   field_copy(error->constraint, sizeof error->constraint, result, PG_DIAG_CONSTRAINT_NAME);

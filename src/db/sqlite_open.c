@@ -127,6 +127,7 @@ static int journal_wal(struct db_conn *c, bool *wal) {
   if (*wal || code == SQLITE_NOMEM) return code;
   snprintf(c->report.notice, sizeof c->report.notice, "SQLite: no write-ahead log here (%.100s): readers and writers wait for each other",
            code == SQLITE_OK ? mode : sqlite3_errmsg(c->handle));
+  text_line(c->report.notice); /* the message may show what is in the file */
   return SQLITE_OK;
 }
 

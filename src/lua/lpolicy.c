@@ -62,7 +62,7 @@ static void check_name(lua_State *P, int index, const char *what) {
     if (length == 0 || length > POLICY_NAME_MAX)
       luaL_error(P, "%s: name has %d bytes; 1 to %d are wanted", what, (int)length, (int)POLICY_NAME_MAX);
     text_copy(cleaned, sizeof cleaned, lua_tostring(P, -1));
-    policy_clean(cleaned);
+    text_line(cleaned);
     if (strlen(cleaned) != length || strcmp(cleaned, lua_tostring(P, -1)) != 0)
       luaL_error(P, "%s: name has control characters or is not UTF-8", what);
   }
@@ -160,7 +160,7 @@ static struct policy *policy_blank(const char *chunk, const struct policy_limits
   p->limits = *limits;
   p->every = 1;
   text_copy(p->chunk, sizeof p->chunk, chunk + (*chunk == '@' || *chunk == '='));
-  policy_clean(p->chunk);
+  text_line(p->chunk);
   sim_random_init(&p->random, seed, 0);
   p->P = lua_newstate(policy_alloc, p);
   if (p->P == NULL) {
@@ -281,7 +281,7 @@ static int tick_body(lua_State *P) {
   if (lua_istable(P, 1) && policy_read_changes(P, 1, c->proposal, &error) != POOL_OK)
     luaL_error(P, "%s: tick: %s", c->p->chunk, error.message);
   if (lua_isstring(P, 2)) text_copy(c->proposal->reason, sizeof c->proposal->reason, lua_tostring(P, 2));
-  policy_clean(c->proposal->reason);
+  text_line(c->proposal->reason);
   return 0;
 }
 

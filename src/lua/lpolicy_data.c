@@ -289,22 +289,6 @@ static enum pool_err setting_take(lua_State *L, int index, const struct setting 
   return setting_refuse(row, given, error);
 }
 
-void policy_clean(char *text) {
-  for (unsigned char *p = (unsigned char *)text; *p;) {
-    int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
-    bool whole = more >= 0;
-    for (int i = 1; i <= more; i++) whole = whole && (p[i] & 0xc0) == 0x80;
-    if (whole && ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f)))
-      whole = false;
-    if (!whole)
-      *p++ = '?';
-    else if (*p < ' ' || *p == 0x7f)
-      *p++ = ' ';
-    else
-      p += more + 1;
-  }
-}
-
 static enum pool_err name_refuse(const char *name, struct pool_error *error) {
   const struct settings_table *const tables[] = {&pool_settings_table, &db_settings_table, &host_settings_table};
   char shown[SHOWN_MAX];
@@ -316,7 +300,7 @@ static enum pool_err name_refuse(const char *name, struct pool_error *error) {
   }
   const char *nearest = settings_nearest(tables, 1, name);
   text_copy(shown, sizeof shown, name);
-  policy_clean(shown);
+  text_line(shown);
   if (nearest != NULL) return error_set(error, POOL_POLICY, "unknown setting \"%s\"; did you mean \"%s\"?", shown, nearest);
   return error_set(error, POOL_POLICY, "unknown setting \"%s\"", shown);
 }

@@ -115,8 +115,6 @@ void policy_check_table(lua_State *P, int index, const char *what);
    when `to` raises. What is no plain data: left out, or (`strict`) raised in `to`, which names it as `what`. A table deeper than 64, or
    one that contains itself, raises. */
 void policy_copy(lua_State *to, lua_State *from, int index, bool strict, const char *what);
-/* Makes a text fit for logs in place: control characters become blanks, what is not UTF-8 question marks. */
-void policy_clean(char *text);
 /* Sets in the table on top the gauges that admit sees. */
 void policy_push_gauges(lua_State *P, const struct stats *);
 

@@ -208,7 +208,7 @@ static void raised_error(struct policy *p, struct pool_error *error) {
   bool placed = text != NULL && strncmp(text, p->chunk, strlen(p->chunk)) == 0;
   error_set(error, POOL_POLICY, "%s%s%s", placed ? "" : p->chunk, placed ? "" : ": ",
             text != NULL ? text : "the error is a value that says nothing of itself");
-  if (error != NULL) policy_clean(error->message);
+  if (error != NULL) text_line(error->message);
 }
 
 enum pool_err policy_run(struct policy *p, lua_CFunction body, void *argument, const char *what, struct pool_error *error) {

@@ -1,0 +1,56 @@
+-- What a hostile server puts into texts, found by fuzzing (spec/fuzz): errors, notices, cells; and what it says to an idle connection.
+local fake_postgres = require "support.fake_postgres"
+local pg = require "support.pg"
+local pool = require "pool"
+local pools = require "support.pools"
+
+local SQL = "select 7 as n"
+
+--- Calls fn(db) with a pool of one connection to a server that says `bytes` instead of the rows of our statement, and `describe` instead
+--- of their description.
+local function with(bytes, describe, fn)
+  local f <close> = fake_postgres.start { execute = function(_, honest, sql) return sql == SQL and bytes or honest end,
+    describe = function(_, honest, sql) return sql == SQL and describe or honest end }
+  local db = pools.open({ size = 1, max_overflow = 0, pre_ping = false, pooler = "none" }, { through = f, sslmode = "disable" })
+  fn(db)
+  db:close(0)
+end
+
+local function error_of(fields)
+  local answer, err
+  with(pg.error_response(fields), nil, function(db) answer, err = db:query(SQL) end)
+  assert.is_nil(answer)
+  return err
+end
+
+describe("a hostile server's text:", function()
+  before_each(pools.begin)
+  after_each(pools.finish)
+
+  it("an error's texts are UTF-8, whatever the server writes", function()
+    local err = error_of { C = "22P02", M = "a\xff\xc3(\xed\xa0\x80b", D = "\xfe", H = "\xc0\x80", t = "\x80" }
+    assert.equal("a??(???b", err.message)
+    assert.same({ "?", "??", "?" }, { err.detail, err.hint, err.table })
+    assert.equal("query", err.kind)
+    pools.check(pool.json.encode(err))
+  end)
+
+  it("an SQLSTATE is five capitals and digits, or none", function()
+    assert.is_nil(error_of { C = "4a\n01", M = "no" }.sqlstate)
+    assert.is_nil(error_of { C = "425010", M = "no" }.sqlstate)
+    assert.equal("42501", error_of { C = "42501", M = "no" }.sqlstate)
+  end)
+
+  it("an error says something, and its place is one", function()
+    local err = error_of { C = "42601", M = "", P = "-3" }
+    assert.equal("the server sent an error without a message", err.message)
+    assert.is_nil(err.position)
+    assert.is_nil(error_of { C = "42601", M = "no", P = "99999999999" }.position)
+  end)
+
+  it("a notice is one line of the log", function()
+    with(pg.notice { S = "WARNING", V = "WARNING", M = "a\npool: error: b\27[2J\xff" } .. pg.data_row { "7" }
+      .. pg.command_complete "SELECT 1", nil, function(db) assert.equal(7, pools.check(db:query(SQL))[1].n) end)
+    assert.truthy(pools.log():find("warn: WARNING: a pool: error: b [2J?", 1, true), pools.log())
+  end)
+end)
