@@ -23,6 +23,15 @@ local function error_of(fields)
   return err
 end
 
+--- The one cell, of this type and text, as rows and as JSON.
+local function cell(oid, text)
+  local value, json
+  with(pg.data_row { text } .. pg.command_complete "SELECT 1", pg.row_description { { "n", oid } }, function(db)
+    value, json = pools.check(db:query(SQL))[1].n, pools.check(db:json(SQL))
+  end)
+  return value, json
+end
+
 describe("a hostile server's text:", function()
   before_each(pools.begin)
   after_each(pools.finish)
@@ -52,5 +61,12 @@ describe("a hostile server's text:", function()
     with(pg.notice { S = "WARNING", V = "WARNING", M = "a\npool: error: b\27[2J\xff" } .. pg.data_row { "7" }
       .. pg.command_complete "SELECT 1", nil, function(db) assert.equal(7, pools.check(db:query(SQL))[1].n) end)
     assert.truthy(pools.log():find("warn: WARNING: a pool: error: b [2J?", 1, true), pools.log())
+  end)
+
+  it("a bytea that is none is text, in an array too", function()
+    assert.same({ "0**", '[{"n":"MCoq"}]' }, { cell(17, "\\0**") })
+    assert.same({ "a\1", '[{"n":"a\\u0001"}]' }, { cell(17, "a\1") })
+    assert.same({ "\\xzz", '[{"n":"\\\\xzz"}]' }, { cell(17, "\\xzz") })
+    assert.same({ '{"\\\\xzz"}', '[{"n":"{\\"\\\\\\\\xzz\\"}"}]' }, { cell(1001, '{"\\\\xzz"}') })
   end)
 end)

@@ -187,7 +187,10 @@ static const char *array_line(const char *literal, enum value_type element, char
   while ((token = array_next(&r)) != ARRAY_END && token != ARRAY_MALFORMED) {
     struct value e;
     if (token == ARRAY_ELEMENT) {
-      array_value(&r, element, &e);
+      if (!array_value(&r, element, &e)) {
+        token = ARRAY_MALFORMED;
+        break;
+      }
       at += (size_t)snprintf(line + at, sizeof line - at, "<%.*s>", (int)e.len, e.text);
     } else
       line[at++] = token == ARRAY_OPEN ? '{' : token == ARRAY_CLOSE ? '}' : 'N';
@@ -218,7 +221,38 @@ static void test_arrays(void) {
       const char *line = array_line(wrong[i], VALUE_TEXT, ',');
       CHECK(strlen(line) > 0 && line[strlen(line) - 1] == '!');
     }
+    CHECK_TEXT(array_line("[0:1]x={1,2}", VALUE_INTEGER, ','), "!");
+    CHECK_TEXT(array_line("{\"\\\\x68\",\"\\\\xzz\"}", VALUE_BYTES, ','), "{<h>!");
     CHECK(strchr(array_line("{{{{{{{{{{{{{{{{{{1}}}}}}}}}}}}}}}}}}", VALUE_TEXT, ','), '!'));
+  }
+}
+
+/* The bytes of a bytea's text in hexadecimal, "none" when it is none. */
+static const char *bytes_line(const char *text) {
+  static char line[64];
+  size_t len = strlen(text);
+  char *out = malloc(len ? len : 1);
+  bool fine = bytes_decode(out, text, &len);
+  line[0] = '\0';
+  for (size_t i = 0; fine && i < len; i++) snprintf(line + 2 * i, sizeof line - 2 * i, "%02x", (unsigned char)out[i]);
+  free(out);
+  return fine ? line : "none";
+}
+
+static void test_bytes(void) {
+  TEST("bytea is read in either format, and what is neither is said to be none") {
+    CHECK_TEXT(bytes_line("\\x00fF"), "00ff");
+    CHECK_TEXT(bytes_line("\\x"), "");
+    CHECK_TEXT(bytes_line(""), "");
+    CHECK_TEXT(bytes_line("a\\\\\\377\\000"), "615cff00");
+    CHECK_TEXT(bytes_line("\\0**"), "302a2a"); /* no octal: the backslash stands for what follows it */
+    CHECK_TEXT(bytes_line("\\089"), "303839");
+    CHECK_TEXT(bytes_line("\\400"), "343030");
+    CHECK_TEXT(bytes_line("\\"), "5c");
+    CHECK_TEXT(bytes_line("\\x0"), "none");
+    CHECK_TEXT(bytes_line("\\x0g"), "none");
+    CHECK_TEXT(bytes_line("a\x01"), "none"); /* the server writes it \001 */
+    CHECK_TEXT(bytes_line("\xc3\xa4"), "none");
   }
 }
 
@@ -236,8 +270,10 @@ static void test_arrays_random(void) {
       struct array_reader r;
       array_begin(&r, &v, scratch);
       enum array_token token = ARRAY_OPEN;
-      for (int n = 0; n < 64 && token != ARRAY_END && token != ARRAY_MALFORMED; n++)
-        if ((token = array_next(&r)) == ARRAY_ELEMENT) array_value(&r, round % 2 ? VALUE_BYTES : VALUE_INTEGER, &e);
+      for (int n = 0; n < 64 && token != ARRAY_END && token != ARRAY_MALFORMED; n++) {
+        token = array_next(&r);
+        if (token == ARRAY_ELEMENT && !array_value(&r, round % 2 ? VALUE_BYTES : VALUE_INTEGER, &e)) token = ARRAY_MALFORMED;
+      }
       ended += token == ARRAY_END || token == ARRAY_MALFORMED;
       free(text);
       free(scratch);
@@ -252,6 +288,7 @@ int main(void) {
   test_cells();
   test_locale();
   test_arrays();
+  test_bytes();
   test_arrays_random();
   return check_done();
 }

@@ -189,7 +189,7 @@ static bool append_tokens(struct json_buffer *b, struct array_reader *r, enum va
       append_word(b, "null");
     } else {
       struct value v;
-      array_value(r, element, &v);
+      if (!array_value(r, element, &v)) return false;
       json_append_value(b, &v);
     }
   }

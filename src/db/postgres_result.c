@@ -8,7 +8,6 @@
 */
 #include "postgres.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +21,7 @@ struct db_result {
   PGresult **rows;       /* a batch: a row each; NULL when head has the rows */
   int nrows, ncolumns;
   uint64_t shape;        /* 0 unknown */
-  unsigned char *scratch;
+  char *scratch;
   size_t scratch_size;
   char command[32];
   struct pg_column *columns; /* NULL until a PGresult was there to tell */
@@ -153,58 +152,24 @@ void result_column(const struct db_result *result, int i, struct column *column)
   column->type = (enum value_type)result->columns[i].type;
 }
 
-static int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return -1;
-}
-
-/* false: it is not hexadecimal. */
-static bool bytes_from_hex(unsigned char *out, const char *text, size_t len, size_t *n) {
-  if (len % 2 != 0) return false;
-  for (size_t i = 2; i < len; i += 2) {
-    int high = hex_digit(text[i]), low = hex_digit(text[i + 1]);
-    if (high < 0 || low < 0) return false;
-    out[(*n)++] = (unsigned char)(high << 4 | low);
-  }
-  return true;
-}
-
-/* bytea_output = escape: \\ and \ooo. */
-static size_t bytes_from_escape(unsigned char *out, const char *text, size_t len) {
-  size_t n = 0;
-  for (size_t i = 0; i < len; i++) {
-    if (text[i] == '\\' && i + 3 < len && isdigit((unsigned char)text[i + 1])) {
-      out[n++] = (unsigned char)((text[i + 1] - '0') << 6 | (text[i + 2] - '0') << 3 | (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      if (text[i] == '\\' && i + 1 < len) i++;
-      out[n++] = (unsigned char)text[i];
-    }
-  }
-  return n;
-}
-
 static bool scratch_grow(struct db_result *result, size_t size) {
   if (size <= result->scratch_size) return true;
-  unsigned char *more = realloc(result->scratch, size);
+  char *more = realloc(result->scratch, size);
   if (!more) return false;
   result->scratch = more;
   result->scratch_size = size;
   return true;
 }
 
+/* A bytea that is none, or no memory to decode it: the text as it came. */
 static void cell_bytes(struct db_result *result, const char *text, size_t len, struct value *value) {
-  bool hex = len >= 2 && text[0] == '\\' && text[1] == 'x';
-  size_t n = 0;
-  if (!scratch_grow(result, len + 1) || (hex && !bytes_from_hex(result->scratch, text, len, &n))) {
-    value_from_text(value, VALUE_TEXT, text, len); /* still true to the server, only not decoded */
+  size_t n = len;
+  if (!scratch_grow(result, len + 1) || !bytes_decode(result->scratch, text, &n)) {
+    value_from_text(value, VALUE_TEXT, text, len);
     return;
   }
-  if (!hex) n = bytes_from_escape(result->scratch, text, len);
   value->type = VALUE_BYTES;
-  value->text = (const char *)result->scratch;
+  value->text = result->scratch;
   value->len = n;
 }
 

@@ -167,9 +167,10 @@ void value_from_text(struct value *v, enum value_type type, const char *text, si
 
 /* "[0:2][1:3]=" says where the indices begin: Lua's begin at 1, so it is skipped. */
 static void array_skip_bounds(struct array_reader *r) {
-  if (r->at == r->end || *r->at != '[') return;
-  const char *equals = memchr(r->at, '=', (size_t)(r->end - r->at));
-  if (equals) r->at = equals + 1;
+  const char *p = r->at;
+  if (p == r->end || *p != '[') return;
+  while (p < r->end && (char_is_digit(*p) || *p == '[' || *p == ']' || *p == ':' || *p == '-' || *p == '+')) p++;
+  if (p < r->end && *p == '=') r->at = p + 1;
 }
 
 void array_begin(struct array_reader *r, const struct value *array, char *scratch) {
@@ -269,49 +270,60 @@ enum array_token array_next(struct array_reader *r) {
 
 static int hex_digit(char c) { return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1; }
 
-static bool bytes_from_hex(char *text, size_t *len) {
-  size_t n = *len;
-  for (size_t i = 0; i + 1 < n; i += 2) {
-    int high = hex_digit(text[i]), low = hex_digit(text[i + 1]);
-    if (high < 0 || low < 0) return false;
-    text[i / 2] = (char)(high << 4 | low);
-  }
-  *len = n / 2;
-  return n % 2 == 0;
+/* The byte of two hexadecimal digits, -1 when they are none. */
+static int hex_byte(const char *two) {
+  int high = hex_digit(two[0]), low = hex_digit(two[1]);
+  return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-/* bytea_output = escape: a backslash doubled, other bytes as \ooo. */
-static void bytes_from_escapes(char *text, size_t *len) {
-  size_t out = 0;
-  for (size_t i = 0; i < *len; out++) {
-    bool octal = text[i] == '\\' && i + 3 < *len && text[i + 1] >= '0' && text[i + 1] <= '3';
-    if (octal)
-      text[out] = (char)((text[i + 1] - '0') << 6 | (text[i + 2] - '0') << 3 | (text[i + 3] - '0'));
-    else
-      text[out] = text[i + (text[i] == '\\' && i + 1 < *len)];
-    i += octal ? 4 : text[i] == '\\' && i + 1 < *len ? 2 : 1;
+static bool bytes_from_hex(char *out, const char *text, size_t *len) {
+  size_t n = *len / 2;
+  if (*len % 2 != 0) return false;
+  *len = n;
+  for (size_t i = 0; i < n; i++) {
+    int byte = hex_byte(text + 2 * i);
+    if (byte < 0) return false;
+    out[i] = (char)byte;
   }
-  *len = out;
-}
-
-bool bytes_decode(char *text, size_t *len) {
-  if (*len >= 2 && text[0] == '\\' && text[1] == 'x') {
-    size_t digits = *len - 2;
-    memmove(text, text + 2, digits);
-    *len = digits;
-    return bytes_from_hex(text, len);
-  }
-  bytes_from_escapes(text, len);
   return true;
 }
 
-void array_value(struct array_reader *r, enum value_type element, struct value *out) {
-  if (element == VALUE_BYTES && r->len > 0) {
-    if (r->text != r->scratch) memcpy(r->scratch, r->text, r->len);
+static bool octal_at(const char *digits) {
+  return digits[0] >= '0' && digits[0] <= '3' && (digits[1] & ~7) == '0' && (digits[2] & ~7) == '0';
+}
+
+/* bytea_output = escape: a backslash doubled, what is not printable as \ooo. A backslash before anything else stands for what follows. */
+static bool bytes_from_escapes(char *out, const char *text, size_t *len) {
+  size_t n = 0, end = *len;
+  for (size_t i = 0; i < end; n++) {
+    bool escape = text[i] == '\\' && i + 1 < end;
+    if (escape && i + 3 < end && octal_at(text + i + 1)) {
+      out[n] = (char)((text[i + 1] & 7) << 6 | (text[i + 2] & 7) << 3 | (text[i + 3] & 7));
+      i += 4;
+    } else {
+      char c = text[i + escape];
+      if (c < ' ' || c > '~') return false;
+      out[n] = c;
+      i += escape ? 2 : 1;
+    }
+  }
+  *len = n;
+  return true;
+}
+
+bool bytes_decode(char *out, const char *text, size_t *len) {
+  if (*len < 2 || text[0] != '\\' || text[1] != 'x') return bytes_from_escapes(out, text, len);
+  *len -= 2;
+  return bytes_from_hex(out, text + 2, len);
+}
+
+bool array_value(struct array_reader *r, enum value_type element, struct value *out) {
+  if (element == VALUE_BYTES) {
+    if (!bytes_decode(r->scratch, r->text, &r->len)) return false;
     r->text = r->scratch;
-    if (!bytes_decode(r->scratch, &r->len)) element = VALUE_TEXT;
   }
   value_from_text(out, element, r->text, r->len);
+  return true;
 }
 
 /* ---- writing reals ---- */

@@ -52,11 +52,13 @@ struct array_reader {
 void array_begin(struct array_reader *, const struct value *array, char *scratch);
 enum array_token array_next(struct array_reader *);
 
-/* The ARRAY_ELEMENT just read as a value of the array's element type; bytes are decoded in the scratch. */
-void array_value(struct array_reader *, enum value_type element, struct value *);
+/* The ARRAY_ELEMENT just read as a value of the array's element type; bytes are decoded in the scratch. false: it is to be bytes and is
+   none, and with it the whole literal is malformed. */
+bool array_value(struct array_reader *, enum value_type element, struct value *);
 
-/* Decodes a bytea's text (hex or escape format) in place and shortens *len. false: not hex (the text is spoilt). */
-bool bytes_decode(char *text, size_t *len);
+/* Decodes a bytea's text (hex or escape format) into `out`, which has room for *len bytes and may be `text` itself; *len becomes how many
+   they are. false: no bytea's text; what is in `out` is of no use. */
+bool bytes_decode(char *out, const char *text, size_t *len);
 
 enum param_type {
   PARAM_NULL,

@@ -71,11 +71,12 @@ static void scalar_push(lua_State *L, const struct value *v) {
   }
 }
 
-/* One token's worth: the value on top of the stack goes into the table below it. */
-static void element_push(lua_State *L, struct array_reader *reader, enum array_token token, enum value_type element) {
+/* One token's worth: the value on top of the stack goes into the table below it. false: malformed, nothing pushed. */
+static bool element_push(lua_State *L, struct array_reader *reader, enum array_token token, enum value_type element) {
   struct value v = {.type = VALUE_NULL};
-  if (token == ARRAY_ELEMENT) array_value(reader, element, &v);
+  if (token == ARRAY_ELEMENT && !array_value(reader, element, &v)) return false;
   scalar_push(L, &v);
+  return true;
 }
 
 /* Reads the tokens into nested tables, the outermost left on top. false: malformed, with tables left on the stack. */
@@ -91,7 +92,7 @@ static bool array_fill(lua_State *L, struct array_reader *reader, enum value_typ
       lkind_set(L, element == VALUE_BYTES ? LKIND_BYTES_ARRAY : LKIND_ARRAY);
       continue;
     }
-    if (token != ARRAY_CLOSE) element_push(L, reader, token, element);
+    if (token != ARRAY_CLOSE && !element_push(L, reader, token, element)) return false;
     if (reader->depth > 0) lua_rawseti(L, -2, ++filled[reader->depth]);
   }
 }
