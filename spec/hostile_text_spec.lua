@@ -69,4 +69,24 @@ describe("a hostile server's text:", function()
     assert.same({ "\\xzz", '[{"n":"\\\\xzz"}]' }, { cell(17, "\\xzz") })
     assert.same({ '{"\\\\xzz"}', '[{"n":"{\\"\\\\\\\\xzz\\"}"}]' }, { cell(1001, '{"\\\\xzz"}') })
   end)
+
+  it("what makes no sense ends an idle connection, and not the next call", function()
+    local f <close> = fake_postgres.start(function(c)
+      if c.serial > 1 then return c:serve() end
+      c:startup()
+      c:greet()
+      c:await "idle"
+      c:send(pg.message("A", "\0\0\0\1a\0b\0and more"))
+      c:read()
+    end)
+    local db = pools.open({ size = 1, max_overflow = 0, min_idle = 1, pre_ping = false, pooler = "none" },
+      { through = f, sslmode = "disable" })
+    pool.run(function()
+      pools.wait(function() return db:stats().idle == 1 end, 5)
+      f:tell "idle"
+      pools.wait(function() return db:stats().lost > 0 end, 5)
+      assert.equal(7, pools.check(db:query(SQL))[1].n)
+    end)
+    db:close(0)
+  end)
 end)

@@ -131,6 +131,8 @@ static enum db_want conn_idle(struct db_conn *conn, struct pool_error *error) {
     for (PGnotify *note; !conn->dead && (note = PQnotifies(conn->pg));) PQfreemem(note); /* nobody listens yet */
     if (conn->dead || (!query_pending_input(conn->pg) && !is_readable(conn->pg))) break;
   }
+  /* what makes no sense to libpq it keeps as a result, for a statement that nobody has sent */
+  if (!postgres_dead(conn) && PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE) conn->dead = true;
   if (!postgres_dead(conn) && !conn->fatal) return DB_READ;
   error_of_loss(conn, error);
   return DB_FAILED;
@@ -153,7 +155,7 @@ static enum db_status conn_status(const struct db_conn *conn) {
     case PQTRANS_IDLE: return DB_IDLE;
     case PQTRANS_INTRANS: return DB_IN_TRANSACTION;
     case PQTRANS_INERROR: return DB_IN_FAILED_TRANSACTION;
-    case PQTRANS_ACTIVE: return DB_BUSY;
+    case PQTRANS_ACTIVE: /* busy with nothing that we have asked for: with what made no sense to libpq */
     default: return DB_DEAD;
   }
 }

@@ -106,7 +106,8 @@ void postgres_reset(struct db_conn *conn) {
 
 static enum db_want reset_failed(struct db_conn *conn, struct pool_error *error) {
   if (postgres_dead(conn)) error_of_loss(conn, error);
-  else *error = conn->error;
+  else if (conn->failed) *error = conn->error;
+  else error_set(error, POOL_LOST, "the connection was lost: it takes no statement any more, and so cannot be reset");
   cancel_leave(conn); /* it may still hit: so nothing may be sent here any more but a goodbye */
   if (!conn->ran_dry) conn->dead = true;
   conn->op = OP_NONE;
@@ -116,6 +117,7 @@ static enum db_want reset_failed(struct db_conn *conn, struct pool_error *error)
 
 static enum db_want reset_refused(struct db_conn *conn, struct pool_error *error) {
   error_set(&conn->error, POOL_QUERY, "the connection was left in a transaction, and reset = none undoes nothing");
+  conn->failed = true;
   return reset_failed(conn, error);
 }
 

@@ -136,7 +136,8 @@ static bool send_extended(struct db_conn *conn, const struct statement *s) {
 }
 
 static bool send_failed(struct db_conn *conn, struct pool_error *error) {
-  if (conn->in_pipeline) conn->dead = true; /* half a pipeline is in libpq's buffer: it cannot be taken back */
+  /* half a pipeline is in libpq's buffer, and cannot be taken back; or libpq is busy with what nobody has asked for */
+  if (conn->in_pipeline || PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE) conn->dead = true;
   conn->ran_dry = true;
   conn->begun = false;
   if (postgres_dead(conn)) {
