@@ -45,6 +45,14 @@ describe("pool.json.decode", function()
     assert.matches("\\u0000", malformed '{"a\\u0000": 1}')
   end)
 
+  it("refuses a NUL, after a number too", function()
+    for _, text in ipairs { "1\0", "1.5\0", "[1]\0", "\0", "1\0x", "true\0" } do
+      local value, err = pool.json.decode(text)
+      assert.is_nil(value)
+      assert.equal("json", err.kind)
+    end
+  end)
+
   it("holds 128 levels and not one more", function()
     assert.is_table(decode(("["):rep(128) .. ("]"):rep(128)))
     assert.matches("128 levels", malformed(("["):rep(129) .. ("]"):rep(129)))

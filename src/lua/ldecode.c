@@ -142,9 +142,12 @@ bool ljson_decode(lua_State *L, const char *text, size_t len, struct pool_error 
   int base = lua_gettop(L);
   struct tree *t = tree_new(L);
   t->root = json_loadb(text, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
-  bool fine = t->root && value_push(L, t->root, 0);
+  bool nul = t->root && memchr(text, '\0', len); /* jansson takes one after a number for the text's end */
+  bool fine = t->root && !nul && value_push(L, t->root, 0);
   if (!t->root)
     fault_set(error, &fault);
+  else if (nul)
+    error_set(error, POOL_JSON, "malformed JSON: the text has a NUL byte");
   else if (!fine)
     error_set(error, POOL_JSON, "the JSON is nested deeper than 128 levels");
   tree_free(t);
