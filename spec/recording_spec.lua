@@ -157,6 +157,10 @@ describe("a recording", function()
       { HEADER .. "r 1 2 g\n", ":2: not a request" }, { HEADER .. "r 1 2 3 g\nr 1 2 3 z\n", ":3: not a request" },
       { HEADER .. "r 1 2 3 g key\n", ":2: not a key" }, { HEADER .. "s 1.0 {\n", ":2: figures that are no JSON" },
       { HEADER .. "r -1 2 3 g\n", ":2: not a request" },
+      { HEADER:gsub('"part":1', '"part":"1"'), "damaged: part" }, { HEADER:gsub('"began":"[^"]*"', '"began":{}'), "damaged: began" },
+      { HEADER:gsub('"size":2', '"size":"many"'), "damaged: size" },
+      { HEADER .. "s 1 null\n", ":2: figures that are no pool's: a table" }, { HEADER .. "s 1 false\n", ":2: figures that are no pool's" },
+      { HEADER .. "s 1 3\n", ":2: figures that are no pool's" }, { HEADER .. 's 1 {"size":-1}\n', ":2: figures that are no pool's: size" },
     }
     for _, case in ipairs(wrong) do
       save(case[1])
@@ -248,6 +252,31 @@ describe("advice from a recording", function()
     assert.is_true(advice.after.failed < advice.before.failed and advice.after.failed > 0)
     assert.equal(4, advice.enough)
     assert.equal(0, advice.at_enough.failed)
+  end)
+
+  --- The recorded file with its figures changed.
+  local function with_figures(pattern, replacement)
+    local text, count = text_of(path):gsub("\ns [^\n]*", function(line) return (line:gsub(pattern, replacement)) end)
+    assert.is_true(count > 0)
+    save(text)
+  end
+
+  it("tries a size that size_limit has no room for, and skips one that no limit has", function()
+    recorded(function(db) all(8, function() return db:query "select 1" end) end, { size = 2, max_overflow = 0, timeout = 0.15 })
+    with_figures('"shed":0,"size":2,', '"shed":0,"size":900,')
+    local advice = assert(advise.from(path)).advice[1]
+    assert.same({ size = 1350 }, advice.settings)
+    assert.equal(0, advice.after.failed)
+    with_figures('"size":900,', '"size":90000,')
+    advice = assert(advise.from(path)).advice[1]
+    assert.same({ size = 135000 }, advice.settings)
+    assert.is_nil(advice.after)
+  end)
+
+  it("fills in settings that the figures lack", function()
+    recorded(function(db) all(8, function() return db:query "select 1" end) end, { size = 2, max_overflow = 0, timeout = 0.15 })
+    with_figures(',"timeout":[%d.]+', "")
+    assert.matches("within 30 s", assert(advise.from(path)).advice[1].evidence)
   end)
 
   it("needs figures", function()

@@ -79,7 +79,7 @@ local RULES = {
         { size = 5 }
     end
     if s.opens < ENOUGH or s.opens < 0.1 * s.grants then return end
-    local longer = math.max(30, 2 * s.settings.idle_timeout)
+    local longer = math.min(1e9, math.max(30, 2 * s.settings.idle_timeout)) -- 1e9 s is the longest there is
     return "connections come and go", ("%d were opened for %d leases"):format(s.opens, s.grants),
       ("idle_timeout = %s (now %s), or a larger size"):format(seconds(longer), seconds(s.settings.idle_timeout)), { idle_timeout = longer }
   end,
@@ -146,6 +146,15 @@ end
 
 local function failed_of(run) return run.timeouts + run.rejected + run.errors end
 
+local LIMIT = 100000 -- the most that size_limit can be
+
+--- The settings with a size_limit that has room for their size: the recorded pool's may have none. nil: there is no such limit.
+local function with_room(workload, settings)
+  if not settings.size then return settings end
+  local most = settings.size + workload.settings.max_overflow
+  return most <= LIMIT and { size = settings.size, size_limit = math.max(most, workload.settings.size_limit) } or nil
+end
+
 --- The recorded requests, replayed with these settings besides.
 local function replay(workload, settings)
   local result, err = require("pool.sim").run { workload = workload, settings = settings, score = false, timeline = 0 }
@@ -160,12 +169,12 @@ local function enough(workload, low)
   local high, at_high = low
   repeat
     high = math.min(MOST, math.ceil(1.5 * high))
-    at_high = replay(workload, { size = high })
+    at_high = replay(workload, with_room(workload, { size = high }))
   until at_high.failed == 0 or high == MOST
   if at_high.failed > 0 then return nil end
   while high - low > 1 do
     local middle = (low + high) // 2
-    local at_middle = replay(workload, { size = middle })
+    local at_middle = replay(workload, with_room(workload, { size = middle }))
     if at_middle.failed == 0 then high, at_high = middle, at_middle else low = middle end
   end
   return high, at_high
@@ -180,13 +189,13 @@ function advise.from(path)
   local is, message = recording.read(path)
   if not is then return nil, message end
   if not is.stats then return nil, path .. ": it holds no figures yet: they are written every 10 s, and when it is closed" end
-  is.stats.settings = is.stats.settings or is.settings
   local list, before = advise.of(is.stats), nil
   local workload = recording.workload(path)
   for _, advice in ipairs(list) do
-    if advice.settings and workload then
+    local settings = workload and advice.settings and with_room(workload, advice.settings)
+    if settings then
       before = before or replay(workload)
-      advice.before, advice.after = before, replay(workload, advice.settings)
+      advice.before, advice.after = before, replay(workload, settings)
       local size = advice.settings.size
       if size and advice.after.failed > 0 then advice.enough, advice.at_enough = enough(workload, size) end
     end

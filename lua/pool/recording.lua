@@ -112,6 +112,55 @@ end
 local OUTCOMES = { g = "granted", l = "lost", t = "timeout", o = "overloaded", e = "connect", c = "cancelled" }
 local MAGIC = '{"pool":"recording",'
 
+--- What is wrong with settings as a recording has them, nil when nothing: those of the pool must be such that a pool could have them. What
+--- is not there is filled in with its default.
+local function settings_fault(given)
+  local own = {}
+  if type(given) ~= "table" then return "settings: a table is wanted" end
+  for _, row in ipairs(core.settings()) do
+    if row.room == "pool" then own[row.name] = given[row.name] end
+  end
+  local fine, all = pcall(core.check_settings, own)
+  if not fine then return (all:gsub("^[^:]+:%d+: ", "")) end
+  for _, row in ipairs(core.settings()) do
+    if row.room == "pool" then given[row.name] = all[row.name] end
+  end
+end
+
+--- The same of a first line.
+local function header_fault(header)
+  for _, name in ipairs { "run", "began", "driver" } do
+    if type(header[name]) ~= "string" then return name .. ": a text is wanted" end
+  end
+  if math.type(header.part) ~= "integer" or header.part < 1 then return "part: a number from 1 is wanted" end
+  return settings_fault(header.settings)
+end
+
+-- What is read of a pool's figures, here and by advise.lua: whole numbers, and times by what they are of.
+local COUNTS = { "size", "max_overflow", "total", "idle", "arrivals", "grants", "timeouts", "rejected", "shed", "opens", "open_failures",
+  "leaks", "queries", "checks", "check_failures" }
+local TIMES = { wait = { "p95", "p99", "max" }, hold = { "mean" }, query = { "mean" }, open_time = { "mean" } }
+
+local function is_count(value) return math.type(value) == "integer" and value >= 0 and value <= 1 << 53 end
+local function is_number(value) return type(value) == "number" and value >= 0 and value <= 1e15 end
+
+--- The same of figures.
+local function figures_fault(stats)
+  if type(stats) ~= "table" then return "a table is wanted" end
+  for _, name in ipairs(COUNTS) do
+    if not is_count(stats[name]) then return name .. ": a count is wanted" end
+  end
+  if not is_number(stats.utilization) then return "utilization: a number is wanted" end
+  for name, fields in pairs(TIMES) do
+    local is = stats[name]
+    if type(is) ~= "table" or not is_count(is.count) then return name .. ": times are wanted" end
+    for _, field in ipairs(fields) do
+      if not is_number(is[field]) then return ("%s.%s: a number is wanted"):format(name, field) end
+    end
+  end
+  return settings_fault(stats.settings)
+end
+
 --- A file's lines, the last one only when it is whole; the header decoded. nil and what is wrong.
 local function open(path)
   local file, message = io.open(path, "rb")
@@ -122,13 +171,15 @@ local function open(path)
     return nil, path .. " is no recording: one begins with " .. MAGIC
   end
   local header, err = core.json.decode(first)
-  if not header or type(header.settings) ~= "table" then
-    file:close()
-    return nil, ("%s: its first line is damaged%s"):format(path, err and ": " .. err.message or "")
-  end
-  if header.version ~= 1 then
+  local wrong = err and err.message
+  if not wrong and header.version ~= 1 then
     file:close()
     return nil, ("%s: a recording of version %s; this pool reads version 1"):format(path, tostring(header.version))
+  end
+  wrong = wrong or header_fault(header)
+  if wrong then
+    file:close()
+    return nil, ("%s: its first line is damaged: %s"):format(path, wrong)
   end
   return file, header
 end
@@ -168,7 +219,9 @@ end
 local function figures_of(line, number, path, made)
   local text = line:match "^s [%d.]+ (.*)$"
   local stats, err = core.json.decode(text or "")
-  if not stats then return nil, ("%s:%d: figures that are no JSON: %s"):format(path, number, err.message) end
+  if err then return nil, ("%s:%d: figures that are no JSON: %s"):format(path, number, err.message) end
+  local wrong = figures_fault(stats)
+  if wrong then return nil, ("%s:%d: figures that are no pool's: %s"):format(path, number, wrong) end
   made.stats = stats
   return true
 end
