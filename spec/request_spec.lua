@@ -47,7 +47,15 @@ describe("a request", function()
     local req = new { headers = { cookie = 'a=1; b="two"; aa=3; c=x=y' } }
     assert.same({ "1", "two", "x=y" }, { req:cookie "a", req:cookie "b", req:cookie "c" })
     assert.is_nil(req:cookie "z")
+    assert.same({ "x  y", "", "" },
+      { request.cookie_of(" a = x  y\t ; b=;c= ", "a"), request.cookie_of("b=;", "b"), request.cookie_of("c= ", "c") })
     assert.is_nil(new():cookie "a")
+  end)
+
+  it("finds a cookie in no time, however many blanks somebody sends", function()
+    local header, before = "a=x" .. (" "):rep(16000) .. "x", os.clock()
+    assert.equal(16002, #request.cookie_of(header, "a"))
+    assert.is_true(os.clock() - before < 0.5) -- processor time; it took two seconds
   end)
 
   it("has one session, ended with it", function()

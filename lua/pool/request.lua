@@ -38,8 +38,11 @@ end
 --- The value of a cookie in a Cookie header, nil when it is not there.
 function request.cookie_of(header, wanted)
   for pair in (header or ""):gmatch("[^;]+") do
-    local name, value = pair:match("^%s*([^=%s]+)%s*=%s*(.-)%s*$")
-    if name == wanted then return value:match('^"(.*)"$') or value end
+    local name, value = pair:match("^%s*([^=%s]+)%s*=%s*(.*)$")
+    if name == wanted then
+      value = value:match("^.*%S") or "" -- a lazy match up to blanks at the end would take the square of their number
+      return value:match('^"(.*)"$') or value
+    end
   end
 end
 
