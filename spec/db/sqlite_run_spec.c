@@ -131,6 +131,15 @@ static void script_specs(struct db_conn *a, struct db *db) {
     CHECK(done(b, "rollback"));
     CHECK_INT(integer(a, "select count(*) from s"), before);
   }
+  TEST("blanks are SQLite's: a byte order mark is one, an opening comment at the very end is none") {
+    CHECK(done(a, "\xef\xbb\xbfvacuum; \xef\xbb\xbf select 1"));
+    struct db_result *r = query(a, "\xef\xbb\xbfselect 1; -- \xef\xbb\xbf");
+    CHECK(r && strcmp(D->command(r), "SELECT") == 0 && D->affected(r) == 1);
+    D->free_result(r);
+    CHECK(query(a, "select 1;/*") == NULL && strcmp(last.sqlstate, "42601") == 0);
+    CHECK((r = query(a, "select 1;/* ")) != NULL);
+    D->free_result(r);
+  }
   TEST("a script of many statements takes no time for its length alone") {
     enum { MANY = 20000 };
     char *sql = malloc(MANY * 40 + 1), *at = sql;

@@ -15,16 +15,23 @@ static const char *words_comment(const char *at, const char *end) {
     const char *line = memchr(at, '\n', (size_t)(end - at));
     return line ? line + 1 : end;
   }
-  if (at[0] != '/' || at[1] != '*') return at;
+  if (at[0] != '/' || at[1] != '*' || end - at == 2) return at; /* an opening that is the very end is none */
   for (at += 2; end - at >= 2; at++)
     if (at[0] == '*' && at[1] == '/') return at + 2;
   return end; /* SQLite too takes an unclosed comment as one */
 }
 
+#define BYTE_ORDER_MARK "\xef\xbb\xbf" /* a blank to SQLite, wherever it stands */
+
+/* SQLite's own blanks, whatever the locale says. */
+static bool words_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r'; }
+
 static const char *words_space(const char *at, const char *end) {
   for (;;) {
     const char *start = at;
-    while (at < end && isspace((unsigned char)*at)) at++;
+    if (at < end && words_blank(*at))
+      for (at++; at < end && (words_blank(*at) || *at == '\v');) at++; /* a vertical tab counts after another blank alone */
+    if (end - at >= 3 && memcmp(at, BYTE_ORDER_MARK, 3) == 0) at += 3;
     at = words_comment(at, end);
     if (at == start) return at;
   }
