@@ -153,6 +153,12 @@ static void numbers(void) {
     CHECK_TEXT(round_trip("timeout", "1e-300"), "0.000001");
     CHECK_TEXT(round_trip("timeout", "1e-9999999999999999999"), "0.000001");
   }
+  TEST("minus nothing is nothing") {
+    struct settings s;
+    settings_defaults(&pool_settings_table, &s);
+    CHECK(setting_parse(settings_find(&pool_settings_table, "recycle_jitter"), &s, "-0", NULL) == POOL_OK);
+    CHECK(s.recycle_jitter == 0 && 1 / s.recycle_jitter > 0);
+  }
   TEST("what strtod would take beyond decimal notation is refused") {
     static const char *const wrong[] = {"",    " 1", "1 ", "0x10", "inf",   "nan", "infinity", "1,5", "1.2.3", "1e",
                                         "1e+", ".",  "-",  "+-1",  "1_000", "ten", "1e5x",     "--1", "١"};

@@ -254,7 +254,7 @@ static void number_store(const struct setting *row, void *values, double number)
   if (row->type == SETTING_COUNT)
     *(int *)place = (int)number;
   else if (row->type == SETTING_RATIO)
-    *(double *)place = number;
+    *(double *)place = number + 0.0; /* -0 is 0 */
   else if (number > 0 && number < 1e-6)
     *(usec *)place = 1; /* 0 may mean something special: what is more than 0 stays so */
   else
