@@ -34,12 +34,12 @@ add { -- it concerns that connection alone, and is seen when it happens; one tha
 
 add {
   name = "25P03: idle_in_transaction_session_timeout ends slow transactions", quick = "tasks",
-  allow = "lost:25P03", saw = "25P03", url = { options = "-c idle_in_transaction_session_timeout=100" },
+  allow = "lost:25P03", saw = "25P03", url = { options = "-c idle_in_transaction_session_timeout=400" },
   ask = function(db, n, calls)
     return db:transaction(function(tx)
       local fine, err = ask(tx, n, "select $1::int as n", n)
       if not fine then return nil, err end
-      pool.sleep(n % 4 == 0 and calls:cause() and 0.3 or 0)
+      pool.sleep(n % 4 == 0 and calls:cause() and 0.8 or 0)
       return ask(tx, n, "select $1::int as n", n)
     end)
   end,
@@ -164,9 +164,9 @@ add { -- said by a standby alone, when its primary drops the database
 
 add {
   name = "57014: statement_timeout at the server",
-  allow = "deadline:57014", saw = "deadline:57014", url = { options = "-c statement_timeout=400" },
+  allow = "deadline:57014", saw = "deadline:57014", url = { options = "-c statement_timeout=500" },
   ask = function(db, n, calls)
-    return ask(db, n, "select $1::int as n, pg_sleep($2)", n, n % 4 == 0 and calls:cause() and 1 or 0)
+    return ask(db, n, "select $1::int as n, pg_sleep($2)", n, n % 4 == 0 and calls:cause() and 1.5 or 0)
   end,
   strike = function(w) w:more_errors(5) end,
 }
