@@ -108,7 +108,7 @@ static void conn_abandon(struct db_conn *conn) {
 
 /* ---- stepping, idling ---- */
 
-static enum db_want conn_step(struct db_conn *conn, struct pool_error *error) {
+static enum db_want conn_go(struct db_conn *conn, struct pool_error *error) {
   switch (conn->op) {
     case OP_OPEN: return open_step(conn, error);
     case OP_PING: case OP_QUERY: return query_step(conn, error);
@@ -116,6 +116,12 @@ static enum db_want conn_step(struct db_conn *conn, struct pool_error *error) {
     case OP_CLOSE: return close_step(conn);
     default: WRONG("a step without an operation");
   }
+}
+
+static enum db_want conn_step(struct db_conn *conn, struct pool_error *error) {
+  enum db_want want = conn_go(conn, error);
+  if (want == DB_FAILED) error_mask(conn, error);
+  return want;
 }
 
 static bool is_readable(const PGconn *pg) {
@@ -135,6 +141,7 @@ static enum db_want conn_idle(struct db_conn *conn, struct pool_error *error) {
   if (!postgres_dead(conn) && PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE) conn->dead = true;
   if (!postgres_dead(conn) && !conn->fatal) return DB_READ;
   error_of_loss(conn, error);
+  error_mask(conn, error);
   return DB_FAILED;
 }
 

@@ -242,6 +242,7 @@ void error_of_result(struct db_conn *, const PGresult *, struct pool_error *);
 void error_of_loss(struct db_conn *, struct pool_error *);   /* the connection died */
 void error_of_open(const char *text, struct pool_error *);   /* PQerrorMessage of a failed PQconnectPoll, verbose */
 void error_notice(void *conn, const PGresult *);             /* PQnoticeReceiver */
+void error_mask(struct db_conn *, struct pool_error *);      /* fit for a log: the statement's parameters, the password */
 bool postgres_dead(const struct db_conn *);
 void postgres_log(struct db *, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -5,7 +5,11 @@
 ** before as a FATAL, often as a notice, and is kept in the connection (`doom`). A failed open has only libpq's text, made
 ** verbose so that it holds the SQLSTATE. libpq's text about the connection string itself may show a secret: it never comes
 ** here.
+**
+** What leaves the driver is masked (error_mask): a server that is told a password can say it, and quotes parameters. Only then, since
+** what an error means is read from its message in places.
 */
+#include "mask.h"
 #include "postgres.h"
 
 #include <ctype.h>
@@ -167,8 +171,17 @@ static void doom_of_violation(struct db_conn *conn, const char *message) {
   conn->doom.disconnect = conn->fatal = true;
 }
 
+void error_mask(struct db_conn *conn, struct pool_error *error) {
+  const struct pg_params *p = &conn->params;
+  for (int i = 0; i < p->count; i++)
+    if (p->values[i] && !p->formats[i]) mask_value(error->message, sizeof error->message, p->values[i], (size_t)p->lengths[i], i + 1);
+  const char *password = conn->pg ? PQpass(conn->pg) : NULL, *user = conn->pg ? PQuser(conn->pg) : NULL;
+  if (password && (!user || strcmp(password, user) != 0)) mask_secret(error, password); /* one that everybody would guess hides names */
+}
+
 void error_notice(void *user, const PGresult *result) {
   struct db_conn *conn = user;
+  struct pool_error note;
   const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
   const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
   if (!message) return;
@@ -176,7 +189,9 @@ void error_notice(void *user, const PGresult *result) {
   if (!PQresultErrorField(result, PG_DIAG_SQLSTATE)) doom_of_violation(conn, message);
   const char *level = !severity || strncmp(severity, "DEBUG", 5) == 0 ? "debug"
                       : strcmp(severity, "WARNING") == 0 || severity_is_fatal(result) ? "warn" : "info";
-  postgres_log(conn->db, level, "%s: %s", severity ? severity : "libpq", message);
+  error_set(&note, POOL_OK, "%s", message);
+  error_mask(conn, &note);
+  postgres_log(conn->db, level, "%s: %s", severity ? severity : "libpq", note.message);
 }
 
 /* ---- failed opens ---- */

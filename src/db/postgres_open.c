@@ -63,7 +63,9 @@ static void names_leave(struct db_conn *conn) {
 
 static void attempt_failed(struct db_conn *conn, const struct pool_error *why) {
   if (!why->permanent) conn->hopeful = true;
-  if (why->sqlstate[0] || !conn->cause.sqlstate[0]) conn->cause = *why;
+  if (!why->sqlstate[0] && conn->cause.sqlstate[0]) return;
+  conn->cause = *why;
+  error_mask(conn, &conn->cause); /* now: the next attempt may have another password */
 }
 
 /* Must it be looked up? Addresses and sockets need not. */

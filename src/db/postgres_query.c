@@ -142,6 +142,7 @@ static bool send_failed(struct db_conn *conn, struct pool_error *error) {
   conn->begun = false;
   if (postgres_dead(conn)) {
     error_of_loss(conn, error);
+    error_mask(conn, error);
     error->retryable = !conn->in_pipeline;
     return false;
   }
@@ -154,6 +155,7 @@ bool postgres_send(struct db_conn *conn, const struct statement *s, struct pool_
   INSIST(conn->op == OP_NONE && s->sql && s->nparams >= 0);
   if (postgres_dead(conn)) {
     error_of_loss(conn, error);
+    error_mask(conn, error);
     error->retryable = true;
     return false;
   }

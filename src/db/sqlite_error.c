@@ -163,7 +163,7 @@ static int position_of(sqlite3 *handle, const char *sql) {
 /* ---- filling ---- */
 
 void sqlite_error_query(struct pool_error *e, const char *sqlstate, const char *format, ...) {
-  char text[sizeof e->message];
+  char text[sizeof e->message + 8]; /* longer than the field, so that what is cut there says so */
   va_list args;
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);

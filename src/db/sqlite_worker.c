@@ -10,6 +10,7 @@
 ** attached detached, and the two pragmas that would stand in the way of the next lease are as they were; others stay. `none` refuses
 ** to undo a transaction, so that the connection is closed, but not where that would lose the database.
 */
+#include "mask.h"
 #include "sqlite.h"
 
 #include <stdio.h>
@@ -169,6 +170,10 @@ static void worker_job(struct db_conn *c, enum sqlite_job job) {
   r->finished = true;
   r->notice[0] = '\0';
   r->failed = !worker_do(c, job);
+  if (r->failed && job == JOB_MORE) { /* whose statement only the worker still knows */
+    const struct sqlite_request *q = &c->request;
+    mask_error(&r->error, &(struct statement){.sql = q->sql, .len = q->len, .params = q->params, .nparams = q->nparams});
+  }
   if (r->failed) {
     sqlite_result_free(r->result);
     r->result = NULL;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "db/mask.h"
 #include "ljson.h"
 #include "lpool.h"
 #include "lmeter.h"
@@ -28,45 +29,6 @@ static void lcall_drop(struct holding *h) {
   q->call.error = NULL;
 }
 
-/* A parameter as the server quotes it in a message, without the quotes; "" when it never does. */
-static const char *param_text(const struct param *p, char *number, size_t size, size_t *len) {
-  const char *text = number;
-  switch (p->type) {
-    case PARAM_INTEGER: *len = (size_t)snprintf(number, size, "%lld", (long long)p->integer); break;
-    case PARAM_REAL: *len = real_format(number, p->real); break;
-    case PARAM_TEXT:
-    case PARAM_JSON:
-    case PARAM_ARRAY: text = p->text, *len = p->len; break;
-    case PARAM_NULL:
-    case PARAM_BOOLEAN:
-    case PARAM_BYTES: *len = 0; break;
-  }
-  return text;
-}
-
-/* Replaces each `"value"` in the message by `$n`: a message may be logged, and holds no parameter. */
-static void message_mask(char *message, const char *value, size_t len, int n) {
-  char name[16];
-  size_t name_len = (size_t)snprintf(name, sizeof name, "$%d", n);
-  if (len == 0 || memchr(value, '\0', len)) return;
-  for (char *at = message; (at = strchr(at, '"')) != NULL; at++) {
-    if (strncmp(at + 1, value, len) != 0 || at[1 + len] != '"') continue;
-    size_t rest = strlen(at + len + 2);
-    if (name_len > len + 2) return;
-    memmove(at + name_len, at + len + 2, rest + 1);
-    memcpy(at, name, name_len);
-  }
-}
-
-static void error_mask_params(struct pool_error *error, const struct statement *s) {
-  char number[48];
-  size_t len = 0;
-  for (int i = 0; i < s->nparams; i++) {
-    const char *value = param_text(&s->params[i], number, sizeof number, &len);
-    if (len < sizeof error->message) message_mask(error->message, value, len, i + 1);
-  }
-}
-
 static void call_explain(struct lcall *q) {
   struct pool_error *error = q->call.error;
   if (engine_error_is_shared(error)) return;
@@ -74,8 +36,8 @@ static void call_explain(struct lcall *q) {
     lpool_explain_timeout(q->pool, q->call.waiter.waited, error, &q->deadlock);
   else if (error->kind == POOL_OVERLOADED && q->call.waiter.failed == POOL_OVERLOADED)
     lpool_explain_overload(q->pool, &q->call.waiter, error);
-  else if (error->kind == POOL_QUERY)
-    error_mask_params(error, &q->call.statement);
+  else if (error->kind == POOL_QUERY || error->kind == POOL_LOST || error->kind == POOL_CANCELLED || error->kind == POOL_DEADLINE)
+    mask_error(error, &q->call.statement);
 }
 
 static void lcall_done(struct call *call) {
