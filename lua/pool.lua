@@ -41,16 +41,25 @@ local pool = {
   size_for = require("pool.sizing").size_for,
 }
 
+local function escaped(bytes) return (bytes:gsub(".", function(c) return ("\\x%02x"):format(c:byte()) end)) end
+
+--- A text as the log may have it: who says something (a server, a client, an application) begins no line of pool's, and gives no
+--- orders to a terminal.
+local function tame(text)
+  text = tostring(text):gsub("\r?\n", "\n  ")
+  return (text:gsub("[^%C\n\t]", escaped):gsub("\xc2[\x80-\x9f]", escaped))
+end
+
 --- Where lines for the log go; replace it to send them elsewhere. It may not wait.
 ---@param level "debug" | "info" | "warn" | "error"
 ---@param message string
 ---@param fields table<string, any>
 function pool.log(level, message, fields)
-  local parts = { ("pool: %s: %s"):format(level, message) }
+  local parts = { ("pool: %s: %s"):format(level, tame(message)) }
   local names = {}
   for name in pairs(fields or {}) do names[#names + 1] = name end
   table.sort(names)
-  for _, name in ipairs(names) do parts[#parts + 1] = ("%s=%s"):format(name, tostring(fields[name])) end
+  for _, name in ipairs(names) do parts[#parts + 1] = ("%s=%s"):format(name, tame(fields[name])) end
   io.stderr:write(table.concat(parts, " "), "\n")
 end
 
