@@ -15,6 +15,7 @@ local function write(name, text)
   local file = assert(io.open(directory .. "/" .. name, "w"))
   file:write(text)
   file:close()
+  if name == ".env" then process.run("chmod 600 " .. process.quote(directory .. "/" .. name)) end -- else that is warned of
 end
 
 describe("the pool command", function()

@@ -5,6 +5,8 @@
 --
 -- Names that are not ours: one of a setting that comes later is refused, in `.env` and in the environment; any other name of `.env`
 -- that begins with DB_POOL_ is probably misspelt, and warned of once. The environment cannot be listed, so there is no warning for it.
+--
+-- A password in a `.env` that everybody on the machine may read is warned of too, as libpq does for its password file.
 
 local dotenv = require "pool.dotenv"
 
@@ -96,6 +98,12 @@ end
 
 local warned = {} -- the messages given: every pool of a process reads the same file
 
+local function warn_once(log, message)
+  if warned[message] then return end
+  warned[message] = true
+  log("warn", message, {})
+end
+
 --- Warns of the names in `.env` that look like ours and are not.
 local function warn_unknown(core, file, path, log)
   local ours, messages = {}, {}
@@ -109,12 +117,13 @@ local function warn_unknown(core, file, path, log)
     end
   end
   table.sort(messages)
-  for _, message in ipairs(messages) do
-    if not warned[message] then
-      warned[message] = true
-      log("warn", message, {})
-    end
-  end
+  for _, message in ipairs(messages) do warn_once(log, message) end
+end
+
+local function warn_readable(core, path, url, log)
+  local password = url:match "^[^/]*//[^/?#@]*:[^/?#]*@" or url:match "[?&]password="
+  if not password or not core.others_may_read(path) then return end
+  warn_once(log, ("%s holds the database's password and can be read by everybody on this machine: chmod o-r %s"):format(path, path))
 end
 
 --- The text of a setting from the environment or `.env`, its source, and what to call it in a message. nil: neither has one.
@@ -170,6 +179,9 @@ function config.read(argument, options)
       end
       sources[name] = source or "default"
     end
+  end
+  if sources.database_url == ".env" and not options.read_file then
+    warn_readable(core, path, values.database_url, options.log or require("pool").log)
   end
   return values, sources
 end

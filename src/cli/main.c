@@ -9,6 +9,7 @@
 #include <lualib.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "lua/embed.h"
@@ -50,6 +51,17 @@ static void push_arguments(lua_State *L, int argc, char **argv) {
   }
 }
 
+/* A URL holds a password, and everybody may read a process's arguments: once Lua has them, stars take its place. */
+static void hide_urls(int argc, char **argv) {
+  static const char flag[] = "--database-url";
+  const size_t len = sizeof flag - 1;
+  for (int i = 1; i < argc; i++) {
+    if (strncmp(argv[i], flag, len) != 0) continue;
+    char *url = argv[i][len] == '=' ? argv[i] + len + 1 : argv[i][len] == '\0' && i + 1 < argc ? argv[++i] : NULL;
+    if (url != NULL) memset(url, '*', strlen(url));
+  }
+}
+
 /* Protected. Stack: argc, lightuserdata argv. Returns the exit code. */
 static int command(lua_State *L) {
   int argc = (int)lua_tointeger(L, 1);
@@ -57,6 +69,7 @@ static int command(lua_State *L) {
   luaL_openlibs(L);
   set_paths(L);
   push_arguments(L, argc, argv);
+  hide_urls(argc, argv);
   lua_pushvalue(L, -1);
   lua_setglobal(L, "arg");
   lua_getglobal(L, "require");

@@ -8,6 +8,7 @@
 #include "lsettings.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "db/url.h"
 #include "lerror.h"
@@ -343,11 +344,19 @@ static int settings_changed(lua_State *L) {
   return 1;
 }
 
+/* others_may_read(path): whether everybody on this machine may, as far as the file's own mode says. */
+static int settings_others_may_read(lua_State *L) {
+  struct stat info;
+  lua_pushboolean(L, stat(luaL_checkstring(L, 1), &info) == 0 && (info.st_mode & S_IROTH) != 0);
+  return 1;
+}
+
 void lsettings_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"settings", settings_list},
                                        {"parse_setting", settings_parse},
                                        {"check_settings", settings_checked},
                                        {"change_settings", settings_changed},
+                                       {"others_may_read", settings_others_may_read},
                                        {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 }
