@@ -229,6 +229,10 @@ static void loop_ev_signal_start(struct loop *base, struct signal *s, int number
   ev_signal_init(w, signal_caught, number);
   ev_signal_start(l->ev, w);
   loop_ev_unref(l);
+  struct sigaction action;
+  if (!s->once || base->attached || sigaction(number, NULL, &action) != 0) return;
+  action.sa_flags |= (int)SA_RESETHAND;
+  sigaction(number, &action, NULL);
 }
 
 static void loop_ev_signal_stop(struct loop *base, struct signal *s) {

@@ -1,6 +1,7 @@
 /*
 ** lsignal: signals are watched only while somebody waits: after the first one the default action is back, so that a second
-** ends the process at once even if Lua code never yields.
+** ends the process at once even if Lua code never yields. It is back from the instant the first one comes (`once`), not only when
+** the loop sees it: a handler that never ends keeps the loop from turning.
 */
 #include "lsignal.h"
 
@@ -76,7 +77,7 @@ static int signals_wait(lua_State *L) {
   s->task = t;
   *(struct signals **)ltask_scratch(t) = s;
   for (int i = 0; i < count; i++) {
-    s->caught[i] = (struct caught){.signal = {.caught = signals_caught}, .of = s};
+    s->caught[i] = (struct caught){.signal = {.caught = signals_caught, .once = true}, .of = s};
     s->count++;
     signal_start(s->loop, &s->caught[i].signal, numbers[i]);
   }
