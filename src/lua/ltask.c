@@ -515,7 +515,7 @@ void ltask_again(struct task *t) {
 
 void ltask_push_traceback(lua_State *L, struct task *t) {
   if (t->co)
-    luaL_traceback(L, t->co, NULL, 0);
+    ltrace_stack(L, t->co, 0);
   else
     lua_pushliteral(L, "");
 }

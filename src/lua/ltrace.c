@@ -11,6 +11,32 @@
 static const char note_key = 0;
 
 enum { NOTE_ERROR = 1, NOTE_COROUTINE, NOTE_TRACEBACK };
+enum { LEVELS_WALKED = 500, LEVELS_SHOWN = 10 };
+
+static void frame_push(lua_State *L, lua_State *co, lua_Debug *ar) {
+  lua_getinfo(co, "Sln", ar);
+  lua_pushfstring(L, "\n\t%s:", ar->short_src);
+  if (ar->currentline > 0) lua_pushfstring(L, "%d:", ar->currentline);
+  else lua_pushliteral(L, "");
+  if (ar->name) lua_pushfstring(L, " in %s '%s'", ar->namewhat, ar->name);
+  else lua_pushfstring(L, " in function <%s:%d>", ar->short_src, ar->linedefined);
+  lua_concat(L, 3);
+}
+
+void ltrace_stack(lua_State *L, lua_State *co, int level) {
+  lua_Debug ar;
+  if (!lua_getstack(co, LEVELS_WALKED, &ar)) {
+    luaL_traceback(L, co, NULL, level);
+    return;
+  }
+  lua_pushliteral(L, "stack traceback:");
+  for (int i = 0; i < LEVELS_SHOWN && lua_getstack(co, level + i, &ar); i++) {
+    frame_push(L, co, &ar);
+    lua_concat(L, 2);
+  }
+  lua_pushfstring(L, "\n\t...\t(more than %d levels)", LEVELS_WALKED);
+  lua_concat(L, 2);
+}
 
 /* Is there a note for the error at index, raised on co? Then pushes the note. */
 static bool note_find(lua_State *L, lua_State *co, int index) {
@@ -29,7 +55,7 @@ static bool note_find(lua_State *L, lua_State *co, int index) {
 
 void ltrace_push(lua_State *L, lua_State *co, int index, int level) {
   if (!note_find(L, co, index)) {
-    luaL_traceback(L, co, NULL, level);
+    ltrace_stack(L, co, level);
     return;
   }
   lua_rawgeti(L, -1, NOTE_TRACEBACK);
@@ -48,7 +74,7 @@ static int trace_keep(lua_State *L) {
   lua_rawseti(L, -2, NOTE_ERROR);
   lua_pushlightuserdata(L, L);
   lua_rawseti(L, -2, NOTE_COROUTINE);
-  luaL_traceback(L, L, NULL, 1);
+  ltrace_stack(L, L, 1);
   lua_rawseti(L, -2, NOTE_TRACEBACK);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &note_key);
   return 1;

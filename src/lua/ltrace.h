@@ -12,6 +12,10 @@
    else that of `co` as it is now, from `level` on. */
 void ltrace_push(lua_State *L, lua_State *co, int index, int level);
 
+/* Pushes on L the traceback of `co` from `level` on, as luaL_traceback does, but for a stack so deep that finding its other end would
+   take long (a recursion that never ended: seconds): its top alone. */
+void ltrace_stack(lua_State *L, lua_State *co, int level);
+
 /* Sets keep_traceback and traceback in the table on top of the stack. */
 void ltrace_open(lua_State *L);
 
