@@ -14,15 +14,6 @@ policies.NAMES = {
 local known = {}
 for _, name in ipairs(policies.NAMES) do known[name] = true end
 
-local function read(path)
-  local file, message = io.open(path, "rb")
-  if not file then return nil, message end
-  local text = file:read "a"
-  file:close()
-  if not text then return nil, path .. ": cannot be read" end
-  return text
-end
-
 ---@return string[] names of the built-in policies
 function policies.names() return { table.unpack(policies.NAMES) } end
 
@@ -36,10 +27,10 @@ function policies.is_builtin(name) return known[name] == true end
 ---@return string chunk what messages call it; or what is wrong
 function policies.source(name)
   if known[name] then
-    local source, message = read(HOME .. "policy/" .. name .. ".lua")
+    local source, message = core.policy_text(HOME .. "policy/" .. name .. ".lua")
     return source, source and name or message
   end
-  local source, message = read(name)
+  local source, message = core.policy_text(name)
   if source then return source, name:match "[^/]*$" end
   if name:find "[/.]" then return nil, message end
   local near = core.nearest(name, policies.NAMES)

@@ -116,6 +116,7 @@ enum pool_err policy_read_changes(lua_State *L, int index, struct proposal *out,
        p:admit(snapshot, key?, priority, timeout) -> boolean    p:weight(key) -> 1..255
        p:event(kind, message, snapshot) -> true | nil, err     p:figures() -> {calls, errors, mean, longest, memory}; seconds, bytes
        p:close()       p.name p.every p.hooks = {tick = true, ...}
+     policy_text(path) -> text | nil, what is wrong: of a file of at most 64 KiB; a pipe, a device, a directory is none
      dispose(settings, changes, limits?, slew?) -> settings as they would be | nil, err        (proposal_dispose)
      snapshot(table) -> pool.Snapshot
      where a snapshot is a pool.Snapshot or its table; limits = { size = {low, high}, ... }, those not named as limits_defaults says. */

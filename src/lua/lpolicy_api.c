@@ -2,7 +2,11 @@
 ** lpolicy_api: the policy host for pool's own Lua files (core.policy, core.dispose, core.snapshot). What a policy does wrong is
 ** returned, what the caller does wrong is raised.
 */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "host_settings.h"
 #include "lerror.h"
@@ -47,6 +51,49 @@ static void options_limits(lua_State *L, int options, struct policy_limits *limi
   limits->time = (usec)(option_number(L, options, "time", (double)host.policy_time / (double)USEC_PER_SECOND) * (double)USEC_PER_SECOND);
   limits->memory = (size_t)option_number(L, options, "memory", host.policy_memory);
   limits->instructions = (int64_t)option_number(L, options, "instructions", host.policy_instructions);
+}
+
+/* ---- files ---- */
+
+/* The descriptor of a policy's file, its size in *size; -1: what is wrong is pushed. Only a file has an end that is known: a pipe or a
+   device would be waited for, or read for ever, with everybody else waiting. */
+static int file_open(lua_State *L, const char *path, size_t *size) {
+  struct stat info;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= POLICY_SOURCE_MAX) {
+    *size = (size_t)info.st_size;
+    return fd;
+  }
+  if (fd < 0)
+    lua_pushfstring(L, "%s: %s", path, errno == ENXIO ? "it is no file" : strerror(errno));
+  else if (!S_ISREG(info.st_mode))
+    lua_pushfstring(L, "%s: it is no file", path);
+  else
+    lua_pushfstring(L, "%s: %I bytes of text; a policy has at most %d", path, (LUAI_UACINT)info.st_size, (int)POLICY_SOURCE_MAX);
+  if (fd >= 0) close(fd);
+  return -1;
+}
+
+/* policy_text(path) -> text | nil, what is wrong */
+static int api_policy_text(lua_State *L) {
+  char text[POLICY_SOURCE_MAX];
+  size_t size = 0, length = 0, longest;
+  ssize_t n = 1;
+  const char *path = luaL_checklstring(L, 1, &longest);
+  lua_pushnil(L);
+  if (strlen(path) != longest) {
+    lua_pushliteral(L, "a path with a NUL in it");
+    return 2;
+  }
+  int fd = file_open(L, path, &size);
+  if (fd < 0) return 2;
+  while (length < size && n > 0)
+    if ((n = read(fd, text + length, size - length)) > 0) length += (size_t)n;
+  if (n < 0) lua_pushfstring(L, "%s: %s", path, strerror(errno));
+  close(fd);
+  if (n < 0) return 2;
+  lua_pushlstring(L, text, length);
+  return 1;
 }
 
 /* policy(source, chunk, options) */
@@ -299,7 +346,8 @@ void lpolicy_open(lua_State *L) {
                                      {"admit", lpolicy_admit}, {"weight", lpolicy_weight}, {"figures", lpolicy_figures},
                                      {"tell", lpolicy_tell},   {"close", lpolicy_close},   {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", lpolicy_close}, {"__close", lpolicy_close}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"policy", api_policy}, {"dispose", api_dispose}, {"snapshot", api_snapshot}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"policy", api_policy}, {"policy_text", api_policy_text}, {"dispose", api_dispose},
+                                       {"snapshot", api_snapshot}, {NULL, NULL}};
   static const luaL_Reg snapshot_methods[] = {{"table", lsnapshot_table}, {NULL, NULL}};
   luaL_newmetatable(L, LPOLICY_NAME);
   luaL_setfuncs(L, meta, 0);
