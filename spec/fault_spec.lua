@@ -125,6 +125,8 @@ describe("a server's faults:", function()
         end
       end
       assert.is_true(failed <= 1, failed .. " failed")
+      pools.wait(function() return db:stats().lost >= 3 end) -- the server tells the others in its own time
+      postgres.wait_ready(10)
     end)
     assert_whole(db, name, 20)
   end)
