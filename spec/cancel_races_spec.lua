@@ -1,5 +1,5 @@
--- Two thousand cancels at random times (spec/faults/cancel_races.lua; a hundred thousand by `spec/faults/run cancels`): a statement that was
--- hit by somebody else's cancel shows here, with the seed.
+-- Two thousand cancels at random times (spec/faults/cancel_races.lua; a hundred thousand by `spec/faults/run cancels`): a statement that
+-- was hit by somebody else's cancel shows here, with the seed.
 local postgres = require "support.postgres"
 local process = require "support.process"
 

@@ -23,6 +23,11 @@ local function watch(pool)
   local current = watched(pool.log)
   pool.log = nil
   return setmetatable(pool, {
+    __pairs = function()
+      local all = { log = current }
+      for name, value in next, pool do all[name] = value end
+      return next, all, nil
+    end,
     __index = function(_, name) return name == "log" and current or nil end,
     __newindex = function(_, name, value)
       if name == "log" and value ~= nil then current = watched(originals[value] or value) else rawset(pool, name, value) end

@@ -4,7 +4,8 @@
 **   fake_postgres LISTEN DIR OWNER PATH     LISTEN as in address.h; DIR holds `script.lua`, takes `notes`; PATH is Lua's package.path
 **
 ** A process accepts; each connection is a child's, with a copy of the Lua into which the script was loaded, run over the functions
-** below (a table, `wire`) by support/fake_server.lua, so that a script is straight-line code that may block and die without another connection noticing.
+** below (a table, `wire`) by support/fake_server.lua, so that a script is straight-line code that may block and
+** die without another connection noticing.
 ** What a script writes with note() is appended to DIR/notes in one write, so that lines of several children never mix.
 **
 ** A cancel is SIGUSR1 from one child to another: blocked, and seen by sleep() alone, so that none is lost and none comes too late
