@@ -180,6 +180,15 @@ describe("the proxy", function()
     assert.is_true(first ~= flipped(6))
   end)
 
+  it("spares a link's beginning", function()
+    local p <close> = proxy.start()
+    p:set { flip = 1, spare = 600, direction = "down" }
+    local db = open(p)
+    local c <close> = check(db:acquire()) -- some 400 bytes
+    local _, err = c:query("select repeat('x', 4000) as t")
+    assert.is_true(err.kind == "lost" or err.kind == "query", tostring(err))
+  end)
+
   for _, unix in ipairs { false, true } do
     it("refuses: no listener, hangs up, says nothing; " .. (unix and "a Unix socket" or "TCP"), function()
       local p <close> = proxy.start { unix = unix }

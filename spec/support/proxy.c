@@ -43,6 +43,7 @@ struct flow {
   struct chunk *head, *tail;
   size_t held;
   uint64_t passed;         /* bytes written to the other end */
+  uint64_t place;          /* bytes read */
   uint64_t random;         /* state */
   double tokens, filled;   /* rate: bytes that may go now, and when that was reckoned */
   bool eof, ended, blocked;
@@ -68,7 +69,7 @@ struct link {
 struct settings {
   double delay, rate, flip;
   uint64_t seed;
-  int64_t cut, sweep;
+  int64_t cut, sweep, spare;
   int fragment, how, directions, accept;
   bool stall;
 };
@@ -226,6 +227,7 @@ static void link_new(struct proxy *p, int fd) {
 
 static void flow_flip(const struct proxy *p, struct flow *f, unsigned char *bytes, size_t len) {
   for (size_t i = 0; i < len; i++) {
+    if (f->place + i < (uint64_t)p->set.spare) continue;
     uint64_t r = random_next(f);
     if ((double)(r >> 11) / 9007199254740992.0 < p->set.flip) bytes[i] ^= (unsigned char)(1u << (r & 7));
   }
@@ -238,6 +240,7 @@ static void flow_add(struct proxy *p, struct link *l, int d, const unsigned char
   *c = (struct chunk){.due = p->now + p->set.delay, .len = len};
   if (len) memcpy(c->bytes, bytes, len);
   if (p->set.flip > 0 && (p->set.directions & (1 << d))) flow_flip(p, f, c->bytes, len);
+  f->place += len;
   if (f->tail) f->tail->next = c;
   else f->head = c;
   f->tail = c;
@@ -444,6 +447,7 @@ static bool setting_set(struct settings *s, const char *name, const char *value)
   else if (strcmp(name, "fragment") == 0) s->fragment = (int)strtol(value, &rest, 10);
   else if (strcmp(name, "seed") == 0) s->seed = strtoull(value, &rest, 10);
   else if (strcmp(name, "cut") == 0) s->cut = strtoll(value, &rest, 10);
+  else if (strcmp(name, "spare") == 0) s->spare = strtoll(value, &rest, 10);
   else if (strcmp(name, "sweep") == 0) s->sweep = strtoll(value, &rest, 10);
   else if (strcmp(name, "how") == 0) s->how = word = word_in(hows, value);
   else if (strcmp(name, "accept") == 0) s->accept = word = word_in(accepts, value);

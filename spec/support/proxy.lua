@@ -25,6 +25,7 @@ local DEFAULTS = { -- what false sets
   direction = "both",  -- which bytes cut counts and flip hits: up (to the server), down, both
   how = "rst",         -- how a cut ends: fin, rst, stall (says nothing more, stays open). Over Unix sockets rst is a plain close
   flip = 0,            -- the probability that a byte has a bit turned over
+  spare = 0,           -- so many bytes of a link's beginning, each way, are not hit
   seed = 1,            -- of flip: the same bytes over the same link are hit in the same way
   accept = "yes",      -- yes, refuse (no listener), close (accepted and closed), silent (accepted, and not a word)
 }
