@@ -54,6 +54,8 @@ describe("the proxy", function()
       p:set { fragment = 1 }
       local db = open(p)
       assert.equal(500, #check(db:query("select generate_series(1, 500)")))
+      local s = p:stats()
+      assert.equal(s.up + s.down, s.writes)
     end)
   end
 

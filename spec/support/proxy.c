@@ -80,7 +80,7 @@ struct proxy {
   struct settings set;
   struct link *links;
   double now;
-  uint64_t accepted, refused, failed, cuts, up, down, last_up, last_down;
+  uint64_t accepted, refused, failed, cuts, up, down, writes, last_up, last_down;
   uint64_t swept;          /* links since the sweep was set */
   size_t have;             /* of an order not yet whole */
   char order[1024];
@@ -308,6 +308,7 @@ static void flow_pump(struct proxy *p, struct link *l, int d) {
     if (sent < 0) return;
     f->passed += (uint64_t)sent;
     *(d == UP ? &p->up : &p->down) += (uint64_t)sent;
+    p->writes++;
     f->held -= (size_t)sent;
     if (p->set.rate > 0) f->tokens -= (double)sent;
     f->head->at += (size_t)sent;
@@ -490,8 +491,8 @@ static int order_stats(const struct proxy *p, char *out, size_t size) {
   }
   return snprintf(out, size,
                   "ok accepted=%" PRIu64 " refused=%" PRIu64 " failed=%" PRIu64 " open=%d stalled=%d up=%" PRIu64 " down=%" PRIu64
-                  " cuts=%" PRIu64 " last_up=%" PRIu64 " last_down=%" PRIu64 " next_cut=%" PRId64 "\n",
-                  p->accepted, p->refused, p->failed, open, stalled, p->up, p->down, p->cuts, p->last_up, p->last_down,
+                  " writes=%" PRIu64 " cuts=%" PRIu64 " last_up=%" PRIu64 " last_down=%" PRIu64 " next_cut=%" PRId64 "\n",
+                  p->accepted, p->refused, p->failed, open, stalled, p->up, p->down, p->writes, p->cuts, p->last_up, p->last_down,
                   p->set.cut < 0 ? -1 : p->set.cut + p->set.sweep * (int64_t)p->swept);
 }
 

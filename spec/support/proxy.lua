@@ -104,7 +104,7 @@ function Proxy:now(how) order(self, "now " .. how) end
 function Proxy:stall() order(self, "stall") end
 function Proxy:resume() order(self, "resume") end
 
---- accepted, refused (with accept = close), failed (no server), open, stalled (of the open ones), up, down (bytes passed), cuts,
+--- accepted, refused (with accept = close), failed (no server), open, stalled (of the open ones), up, down (bytes passed), writes, cuts,
 --- last_up, last_down (bytes of the link that ended last), next_cut (where the next link will be cut; -1: nowhere).
 ---@return table<string, integer>
 function Proxy:stats()
