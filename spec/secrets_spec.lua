@@ -1,5 +1,7 @@
 -- Planted secrets driven through every way that something can go wrong: none is in an error, a log line, a figure or a recording.
 -- What may hold values of rows, an error's `detail`, is for the program alone: it is in no text that is made of the error.
+local fake_postgres = require "support.fake_postgres"
+local pg = require "support.pg"
 local pool = require "pool"
 local planted = require "support.planted"
 local pools = require "support.pools"
@@ -58,33 +60,30 @@ end
 
 -- ---- opening ------------------------------------------------------------------------------------------------------------------
 
--- A server that asks for the password in the clear and then says it back in every way it has: a refusal with detail and hint, or (mode
--- "later") it lets the client in, with a warning, and answers each statement with a notice and an error.
-local PARROT = [[
-use Socket; $| = 1;
-socket(S, PF_INET, SOCK_STREAM, 0) or die; bind(S, sockaddr_in(0, INADDR_LOOPBACK)) or die; listen(S, 5) or die;
-print +(sockaddr_in(getsockname(S)))[0], "\n";
-sub message { my ($type, $body) = @_; syswrite(C, $type . pack("N", 4 + length $body) . $body) }
-sub fields { my ($severity, $state, $said) = @_;
-  join("", map { "$_\0" } "S$severity", "V$severity", "C$state", "Myour password is $said", "Dit is $said", "Hit is $said") . "\0" }
-sub packet { my $n = shift; my $head; my $body = ""; sysread(C, $head, $n) == $n or return; my $left = unpack("N", substr($head, -4)) - 4;
-  while ($left > 0) { my $got = sysread(C, $body, $left, length $body) or return; $left -= $got } return $body }
-while (accept(C, S)) {
-  my $first = packet(4); # the startup message, or a request for TLS
-  if (defined $first && length $first == 4) { syswrite(C, "N"); $first = packet(4) }
-  next unless defined $first;
-  message("R", pack("N", 3));
-  my $said = packet(5); next unless defined $said; $said =~ s/\0//g;
-  if ($ARGV[0] eq "later") {
-    message("R", pack("N", 0));
-    message("S", "$_\0") for "server_version\00015.0", "client_encoding\0UTF8", "DateStyle\0ISO, MDY", "standard_conforming_strings\0on";
-    message("N", fields("WARNING", "01000", $said)); message("K", pack("NN", 7, 7)); message("Z", "I");
-    while (defined packet(5)) {
-      message("N", fields("NOTICE", "00000", $said)); message("E", fields("ERROR", "P0001", $said)); message("Z", "I");
-    }
-  } else { message("E", fields("FATAL", "28P01", $said)) }
-  close C;
-}]]
+-- Servers that ask for the password in the clear and say it back in every way there is: `refusing` at once, with detail and hint;
+-- `telling` lets the client in, with a warning, and answers each statement with a notice and an error.
+local function said_back(said, severity, state)
+  return { S = severity, V = severity, C = state, M = "your password is " .. said, D = "it is " .. said, H = "is it " .. said .. "?" }
+end
+
+local function refusing(c)
+  if not c:startup() then return end
+  c:send(pg.authentication_cleartext())
+  local _, said = c:read()
+  c:send(pg.error_response(said_back(said:gsub("%z", ""), "FATAL", "28P01")))
+end
+
+local function telling(c)
+  if c:startup().kind == "cancel" then return end
+  c:send(pg.authentication_cleartext())
+  local _, said = c:read()
+  said = said:gsub("%z", "")
+  local greeting = c:greeting()
+  c:send(greeting:sub(1, -7) .. pg.notice(said_back(said, "WARNING", "01000")) .. greeting:sub(-6)) -- before its ReadyForQuery
+  while c:read() do
+    c:send(pg.notice(said_back(said, "NOTICE", "00000")) .. pg.error_response(said_back(said, "ERROR", "P0001")) .. pg.ready "I")
+  end
+end
 
 local function with_secret(options)
   options.password, options.tcp = options.password or PASSWORD, options.tcp ~= false
@@ -139,17 +138,17 @@ describe("no secret shows when a connection cannot be opened:", function()
     look_at(err, "an address that never answers")
   end)
 
-  it("a server that says the password back", function()
-    local p <close> = process.start { "perl", "-e", PARROT, "now" }
-    local err = opened(with_secret { port = p:wait_line "^(%d+)$" }, { timeout = 5, connect_timeout = 5 })
+  it("a server that says the password back, in what it refuses", function()
+    local f <close> = fake_postgres.start(refusing)
+    local err = opened(with_secret { through = f, sslmode = "disable" }, { timeout = 5, connect_timeout = 5 })
     assert.equal("connect", err.kind)
     assert.equal("your password is ***", err.message)
     look_at(err, "a refusal")
   end)
 
   it("a server that says the password back later", function()
-    local p <close> = process.start { "perl", "-e", PARROT, "later" }
-    local err = opened(with_secret { port = p:wait_line "^(%d+)$" }, { timeout = 5, connect_timeout = 5 })
+    local f <close> = fake_postgres.start(telling)
+    local err = opened(with_secret { through = f, sslmode = "disable" }, { timeout = 5, connect_timeout = 5 })
     assert.truthy(err)
     look_at(err, "a late refusal")
     for _, level in ipairs { "WARNING", "NOTICE" } do assert.matches(level .. ": your password is %*%*%*", pools.log()) end
