@@ -155,6 +155,10 @@ function load.serve(w, settings, wrap, env)
   for name, value in pairs(env) do given[name] = value end
   self.server = process.start(words, { env = given })
   w:defer(function() self.server:close() end)
+  w:defer(function() -- its log goes to the row's
+    local log <close> = assert(io.open(w.dir .. "/log", "a"))
+    log:write(self.server:stderr())
+  end)
   self.port = math.tointeger(tonumber(self.server:wait_line("^pool: listening on http://127%.0%.0%.1:(%d+)$", 30)))
   self.pid = self.server.pid -- what it was wrapped in has become it (exec)
   self.open_at_first = other_descriptors(w, self.pid, self:state().stats.total)

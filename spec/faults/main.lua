@@ -32,7 +32,7 @@ local function main(arguments)
     elseif word:sub(1, 2) == "--" then error("unknown flag " .. word, 0)
     else words[#words + 1] = word end
   end
-  local out = report.new(form)
+  local out = not list and report.new(form)
   for _, row in ipairs(matrix.rows()) do
     if wanted(row, words) then
       for _, how in ipairs(loads(row)) do

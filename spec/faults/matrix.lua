@@ -332,6 +332,13 @@ local function mend_cluster(env)
   if code ~= 0 then error("the server cannot be had again: " .. said) end
 end
 
+--- The log of a run that failed, where a build's files are.
+local function keep_log(row, how, dir, result)
+  local path = ("%s/faults/%s.%s.log"):format(os.getenv "POOL_SPEC_BUILD", row.name:gsub("[^%w]+", "-"), how)
+  process.run(("mkdir -p %s && cp %s/log %s"):format(process.quote(path:match "^(.*)/"), dir, process.quote(path)))
+  result.broken[#result.broken + 1] = "its log: " .. path
+end
+
 --- One row under one load, in a process of its own, whose crash or hang is the row's failure alone: the result; `skipped` says why there
 --- is none. The cluster is the one in the environment, or in `env` (POOL_SPEC_PG_*), and must be nobody else's.
 ---@return table result  broken: what was wrong, empty when the row has passed
@@ -354,7 +361,8 @@ function matrix.judge(row, how, env)
   if err ~= "" then result.broken[#result.broken + 1] = "it said: " .. err:sub(-3000) end
   child:close()
   result.seconds = system.monotime() - began
-  if #result.broken == 0 then process.run("rm -rf " .. dir) else result.broken[#result.broken + 1] = "its log: " .. dir .. "/log" end
+  if #result.broken > 0 and not row.planted then keep_log(row, how, dir, result) end
+  process.run("rm -rf " .. dir)
   return result
 end
 
