@@ -151,14 +151,12 @@ end
 --- The next lease: what is wrong with it, nil for nothing. What it found is not left to the next trial; where it found nothing, nothing
 --- is done, so that what nobody looked for would come out in the end.
 local function next_lease(world, name, dirty, wanted)
-  return pool.run(function()
-    local c <close> = check(world.db:acquire { timeout = 10 })
-    local fine, found = pcall(look, world, c)
-    local wrong = fine and verdict(wanted, name, dirty.lease, world.subject.identity(c), found) or not fine and tostring(found) or nil
-    if wrong or (wanted == "kept" and not (world.subject.wash and c:exec(world.subject.wash))) then c:invalidate() end
-    if not wrong and world.alone and wanted ~= "kept" then wrong = world.alone() end
-    return wrong
-  end)
+  local c <close> = check(world.db:acquire { timeout = 10 })
+  local fine, found = pcall(look, world, c)
+  local wrong = fine and verdict(wanted, name, dirty.lease, world.subject.identity(c), found) or not fine and tostring(found) or nil
+  if wrong or (wanted == "kept" and not (world.subject.wash and c:exec(world.subject.wash))) then c:invalidate() end
+  if not wrong and world.alone and wanted ~= "kept" then wrong = world:alone() end
+  return wrong
 end
 
 local tried, skipped = 0, 0
@@ -173,11 +171,12 @@ local function try(world, name, way, wanted)
     world.db:invalidate()
     return "it could not come back: " .. tostring(type(err) == "table" and err.message or err)
   end
-  if way.gone then return world.gone(dirty, state) end
+  if way.gone then return world:gone(dirty, state) end
+  if way.outside then return pool.run(next_lease, world, name, dirty, wanted) end
   return next_lease(world, name, dirty, wanted)
 end
 
---- Every state by one way under one reset; what was wrong, by state.
+--- Every state by one way under one reset; what was wrong goes into the list.
 local function try_all(open, subject, matrix, way, reset, wrong)
   local world
   for _, name in ipairs(sorted(subject.states)) do
@@ -185,10 +184,22 @@ local function try_all(open, subject, matrix, way, reset, wrong)
       skipped = skipped + 1
     else
       if not world or way.gone then world = open(reset, way.gone) end
-      local wanted = expected(matrix[name], way, reset)
-      local what = try(world, name, way, wanted)
+      local what = try(world, name, way, expected(matrix[name], way, reset))
       if what then wrong[#wrong + 1] = ("%s, reset = %s: %s"):format(name, reset, what) end
     end
+  end
+end
+
+--- The three resets side by side, each with a pool of its own.
+local function side_by_side(...)
+  local tasks = {}
+  for i, reset in ipairs(RESETS) do
+    local open, subject, matrix, way, wrong = ...
+    tasks[i] = pool.spawn(try_all, open, subject, matrix, way, reset, wrong)
+  end
+  for _, task in ipairs(tasks) do
+    local _, err = task:join()
+    if err then error(err, 0) end
   end
 end
 
@@ -196,7 +207,11 @@ local function specify(open, subject, matrix)
   for _, way in ipairs(poison.ways) do
     it("comes back as `reset` says by " .. way.name, function()
       local wrong = {}
-      for _, reset in ipairs(RESETS) do try_all(open, subject, matrix, way, reset, wrong) end
+      if way.outside then
+        for _, reset in ipairs(RESETS) do try_all(open, subject, matrix, way, reset, wrong) end
+      else
+        pool.run(side_by_side, open, subject, matrix, way, wrong)
+      end
       assert(#wrong == 0, "\n" .. table.concat(wrong, "\n"))
     end)
   end
@@ -225,7 +240,7 @@ describe("a poisoned lease on PostgreSQL", function()
   before_each(pools.begin)
   after_each(pools.finish)
 
-  local function gone(dirty, state)
+  local function gone(_, dirty, state)
     local function left() return check(watcher:query("select count(*) as n from pg_stat_activity where pid = $1", dirty.lease))[1].n end
     if state.given_up then pools.wait(function() return left() == 0 end) end
     if left() > 0 then return "it is still at the server" end
@@ -324,31 +339,35 @@ end)
 describe("a poisoned lease on SQLite", function()
   local subject = poison.sqlite
   local probe, names = probe_of(subject)
-  local path, other
+  local dir, others
 
   setup(function()
-    path = os.tmpname()
-    other = pool.new { database_url = "sqlite:///" .. path }
-    check(other:exec(subject.schema))
+    dir, others = process.run "mktemp -d":gsub("\n$", ""), {}
+    for _, reset in ipairs(RESETS) do
+      others[reset] = pool.new { database_url = ("sqlite:///%s/%s.db"):format(dir, reset) }
+      check(others[reset]:exec(subject.schema))
+    end
   end)
   teardown(function()
-    other:close()
-    process.run("rm -f " .. path .. "*")
+    for _, other in pairs(others) do other:close() end
+    process.run("rm -rf " .. dir)
     sum "SQLite"
   end)
   before_each(pools.begin)
   after_each(pools.finish)
 
   --- Does it hold back another connection of the file?
-  local function alone()
-    local rows, err = pool.deadline(3, other.query, other, "insert into poison_work values (3)")
+  local function alone(world)
+    local rows, err = pool.deadline(3, world.other.query, world.other, "insert into poison_work values (3)")
     if not rows then return "nobody else can write: " .. tostring(err) end
-    check(other:query "delete from poison_work")
+    check(world.other:query "delete from poison_work")
   end
 
   specify(function(reset, going)
-    local settings = { size = 1, max_overflow = 0, reset = reset, database_url = "sqlite:///" .. path }
+    local settings = { size = 1, max_overflow = 0, reset = reset, database_url = ("sqlite:///%s/%s.db"):format(dir, reset) }
     local db = going and pool.new(settings) or pools.open(settings)
-    return { db = db, subject = subject, probe = probe, names = names, sleep = subject.sleep, gone = alone, alone = alone }
+    return {
+      db = db, subject = subject, probe = probe, names = names, sleep = subject.sleep, gone = alone, alone = alone, other = others[reset],
+    }
   end, subject, SQLITE)
 end)

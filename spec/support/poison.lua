@@ -1,14 +1,15 @@
---- The poison test's vocabulary: what a lease can be left in (states), how a lease can come back (ways), and one trial of the two:
---- a lease is made dirty, comes back, and the next lease looks by SQL at what it finds. The expectations are the spec's.
+--- The poison test's vocabulary: what a lease can be left in (states) and how a lease can come back (ways). The trials and what they
+--- must find are the spec's.
 ---
 --- A state: make(on, place, held) dirties a Connection or Session; what must stay alive goes into `held`. `seen` is SQL that is true
 --- where the next lease finds it. `busy`: something is under way on the connection, so that the way can neither run a statement nor
---- end a transaction; `failed`: the same for a transaction that has failed (`failed_inside`: only if the way had one). `shared`: another
---- task has the lease too. `given_up`: the driver may have to drop the connection without waiting for the server's goodbye.
---- A way: back(world, dirty) takes a lease, calls dirty(lease) and gives it back. `place`: where the state is made: "alone", or in a
---- transaction of the way's that is "committed", "rolled back" by a statement, or "left open" for the engine. `runs`: it needs the
---- connection for a statement of its own. `lost`: nobody may have it any more but the way. `other`: the connection never comes back;
---- `gone`: nor does the pool.
+--- end a transaction; `failed`: the same for a transaction that has failed (`failed_inside`: only if the way had one). `shared`:
+--- another task has the lease too. `given_up`: the driver may have to drop the connection without waiting for the server's goodbye.
+---
+--- A way: back(world, dirty) takes a lease, calls dirty(lease) and gives it back, in a task unless it is `outside` of pool.run.
+--- `place`: where the state is made: "alone", or in a transaction of the way's that is "committed", "rolled back" by a statement, or
+--- "left open" for the engine. `runs`: it needs the connection for a statement of its own. `lost`: nobody may have the lease any more.
+--- `other`: the connection never comes back; `gone`: nor does the pool.
 local pool = require "pool"
 local pools = require "support.pools"
 
@@ -47,7 +48,8 @@ end
 
 local function setting(name, value) return ("current_setting('%s') = '%s'"):format(name, value) end
 
-local advisory = "exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and objid = %d)"
+-- A lock of its own for every process: several trials run at once.
+local advisory = "exists (select from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() and classid = %d)"
 
 --- The work that a transaction holds; the table is poison.postgres.schema's.
 local WORK = "insert into public.poison_work values (1)"
@@ -104,10 +106,10 @@ poison.postgres = {
       seen = setting("default_transaction_isolation", "serializable") },
     ["a temporary table"] = { make = by "create temporary table poison_temp (n int)",
       seen = "to_regclass('pg_temp.poison_temp') is not null" },
-    ["a session's advisory lock"] = { make = by "select pg_advisory_lock(7)", seen = advisory:format(7) },
+    ["a session's advisory lock"] = { make = by "select pg_advisory_lock(7, pg_backend_pid())", seen = advisory:format(7) },
     ["a transaction's advisory lock"] = { seen = advisory:format(8), make = function(on, place)
       begin(on, place)
-      run(on, "select pg_advisory_xact_lock(8)")
+      run(on, "select pg_advisory_xact_lock(8, pg_backend_pid())")
     end },
     ["LISTEN"] = { seen = "exists (select from pg_listening_channels() as c where c = 'poison')", make = function(on)
       run(on, "listen poison")
@@ -132,7 +134,7 @@ poison.postgres = {
       make = stream "insert into public.poison_many select generate_series(1, 2000) returning n, repeat('x', 500)" },
     ["a statement under way"] = { busy = true, shared = true, make = function(on) under_way(on, "select pg_sleep(30)") end },
     ["a large result under way"] = { busy = true, shared = true, make = function(on)
-      under_way(on, "select n, repeat('x', 1000) from generate_series(1, 1000000) n")
+      under_way(on, "select generate_series(1, 1000000) as n, repeat('x', 1000) as x")
     end },
     ["a script under way, in a transaction of its own"] = { busy = true, shared = true, make = function(on)
       pool.spawn(function() on:exec("begin; " .. WORK .. "; select pg_sleep(30)") end)
@@ -233,39 +235,32 @@ local function cancelled(task)
   ended_as("cancelled", task:join(10))
 end
 
---- A way on a lease of its own inside pool.run.
+--- A way on a lease of its own.
 local function leased(fn)
   return function(world, dirty)
-    pool.run(function()
-      local c = check(world.db:acquire { timeout = 10 })
-      dirty(c)
-      fn(c, world)
-      c:release()
-    end)
+    local c <close> = check(world.db:acquire { timeout = 10 })
+    dirty(c)
+    fn(c, world)
   end
 end
 
 local function in_transaction(fn)
   return function(world, dirty)
-    pool.run(function()
-      planned(pcall(function()
-        world.db:transaction(function(tx)
-          dirty(tx)
-          fn(tx, world)
-          error { planned = true }
-        end)
-      end))
-    end)
+    planned(pcall(function()
+      world.db:transaction(function(tx)
+        dirty(tx)
+        fn(tx, world)
+        error { planned = true }
+      end)
+    end))
   end
 end
 
 local function in_session(fn)
   return function(world, dirty)
-    pool.run(function()
-      local s <close> = world.db:session()
-      dirty(s)
-      fn(s)
-    end)
+    local s <close> = world.db:session()
+    dirty(s)
+    fn(s)
   end
 end
 
@@ -276,38 +271,30 @@ poison.ways = {
     return true
   end):join(10)) end) },
   { name = "<close>", place = "alone", back = function(world, dirty)
-    pool.run(function()
-      local c <close> = check(world.db:acquire { timeout = 10 })
-      dirty(c)
-    end)
+    local c <close> = check(world.db:acquire { timeout = 10 })
+    dirty(c)
   end },
   { name = "an error past a <close>", place = "alone", back = function(world, dirty)
-    pool.run(function()
-      planned(pcall(function()
-        local c <close> = check(world.db:acquire { timeout = 10 })
-        dirty(c)
-        error { planned = true }
-      end))
-    end)
+    planned(pcall(function()
+      local c <close> = check(world.db:acquire { timeout = 10 })
+      dirty(c)
+      error { planned = true }
+    end))
   end },
   { name = "an error that ends the task", place = "alone", back = function(world, dirty)
-    pool.run(function()
-      local _, err = pool.spawn(function()
-        dirty(check(world.db:acquire { timeout = 10 }))
-        error { planned = true }
-      end):join(10)
-      planned(false, err)
-    end)
+    local _, err = pool.spawn(function()
+      dirty(check(world.db:acquire { timeout = 10 }))
+      error { planned = true }
+    end):join(10)
+    planned(false, err)
   end },
   { name = "the end of the task", place = "alone", back = function(world, dirty)
-    pool.run(function()
-      assert(pool.spawn(function()
-        dirty(check(world.db:acquire { timeout = 10 }))
-        return true
-      end):join(10))
-    end)
+    assert(pool.spawn(function()
+      dirty(check(world.db:acquire { timeout = 10 }))
+      return true
+    end):join(10))
   end },
-  { name = "the end of pool.run by an error", place = "alone", back = function(world, dirty)
+  { name = "the end of pool.run by an error", place = "alone", outside = true, back = function(world, dirty)
     planned(pcall(pool.run, function()
       until_ready(function(mark)
         dirty(check(world.db:acquire { timeout = 10 }))
@@ -318,23 +305,19 @@ poison.ways = {
     end))
   end },
   { name = "task:cancel", place = "alone", back = function(world, dirty)
-    pool.run(function()
-      cancelled(until_ready(function(mark)
-        dirty(check(world.db:acquire { timeout = 10 }))
-        mark.ready = true
-        pool.sleep(60)
-      end))
-    end)
+    cancelled(until_ready(function(mark)
+      dirty(check(world.db:acquire { timeout = 10 }))
+      mark.ready = true
+      pool.sleep(60)
+    end))
   end },
   { name = "task:cancel amid a statement", place = "alone", runs = true, back = function(world, dirty)
-    pool.run(function()
-      cancelled(until_ready(function(mark)
-        local c = check(world.db:acquire { timeout = 10 })
-        dirty(c)
-        mark.ready = true
-        c:query(world.sleep)
-      end))
-    end)
+    cancelled(until_ready(function(mark)
+      local c = check(world.db:acquire { timeout = 10 })
+      dirty(c)
+      mark.ready = true
+      c:query(world.sleep)
+    end))
   end },
   { name = "pool.deadline amid a statement", place = "alone", runs = true, back = leased(function(c, world)
     ended_as("deadline", pool.deadline(0.003, c.query, c, world.sleep))
@@ -359,21 +342,19 @@ poison.ways = {
     ended_as("cancelled", task:join(10))
   end) },
   { name = "the collector, detached", place = "alone", lost = true, back = function(world, dirty)
-    pool.run(function()
-      assert(pool.spawn(function()
-        local c = check(world.db:acquire { timeout = 10 })
-        dirty(c)
-        c:detach()
-        return true
-      end):join(10))
-      dirty.forget()
-      pools.wait(function()
-        collectgarbage()
-        return world.db:stats().leased == 0
-      end)
+    assert(pool.spawn(function()
+      local c = check(world.db:acquire { timeout = 10 })
+      dirty(c)
+      c:detach()
+      return true
+    end):join(10))
+    dirty.forget()
+    pools.wait(function()
+      collectgarbage()
+      return world.db:stats().leased == 0
     end)
   end },
-  { name = "the collector, outside pool.run", place = "alone", lost = true, back = function(world, dirty)
+  { name = "the collector, outside pool.run", place = "alone", lost = true, outside = true, back = function(world, dirty)
     local function lose() dirty(check(world.db:acquire { timeout = 10 })) end
     lose()
     dirty.forget()
@@ -389,38 +370,32 @@ poison.ways = {
   { name = "s:rollback", place = "rolled back", back = in_session(function(s) check(s:rollback()) end) },
   { name = "s:commit", place = "committed", back = in_session(function(s) check(s:commit()) end) },
   { name = "db:transaction", place = "committed", back = function(world, dirty)
-    pool.run(function() check(world.db:transaction(function(tx) dirty(tx) end)) end)
+    check(world.db:transaction(function(tx) dirty(tx) end))
   end },
   { name = "db:transaction by an error", place = "left open", back = in_transaction(function() end) },
   { name = "db:transaction by nil and an error", place = "left open", back = function(world, dirty)
-    pool.run(function()
-      planned(world.db:transaction(function(tx)
-        dirty(tx)
-        return nil, { planned = true }
-      end))
-    end)
+    planned(world.db:transaction(function(tx)
+      dirty(tx)
+      return nil, { planned = true }
+    end))
   end },
   { name = "db:transaction by pool.deadline amid a statement", place = "left open", runs = true,
     back = in_transaction(function(tx, world) ended_as("deadline", pool.deadline(0.003, tx.query, tx, world.sleep)) end) },
   { name = "db:transaction by task:cancel", place = "left open", back = function(world, dirty)
-    pool.run(function()
-      cancelled(until_ready(function(mark)
-        world.db:transaction(function(tx)
-          dirty(tx)
-          mark.ready = true
-          pool.sleep(60)
-        end)
-      end))
-    end)
+    cancelled(until_ready(function(mark)
+      world.db:transaction(function(tx)
+        dirty(tx)
+        mark.ready = true
+        pool.sleep(60)
+      end)
+    end))
   end },
   { name = "c:transaction by an error", place = "rolled back", back = function(world, dirty)
-    pool.run(function()
-      local c <close> = check(world.db:acquire { timeout = 10 })
-      planned(pcall(c.transaction, c, function(tx)
-        dirty(tx)
-        error { planned = true }
-      end))
-    end)
+    local c <close> = check(world.db:acquire { timeout = 10 })
+    planned(pcall(c.transaction, c, function(tx)
+      dirty(tx)
+      error { planned = true }
+    end))
   end },
   { name = "db:close(0) while it is out", place = "alone", gone = true, back = leased(function(_, world) world.db:close(0) end) },
   { name = "db:close(0) amid a statement", place = "alone", gone = true, runs = true, back = leased(function(c, world)
