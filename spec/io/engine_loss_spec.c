@@ -156,6 +156,36 @@ static void specify_senders(struct world *w) {
   }
 }
 
+/* Two connections: one leased, and given; one idle for so long that it must be checked, which takes for ever. */
+static struct conn *world_begin_checking(struct world *w) {
+  world_begin(w, 2);
+  w->options.pool.pre_ping = true;
+  w->options.pool.pre_ping_after = SECOND;
+  w->options.pool.pre_ping_timeout = 3 * SECOND;
+  w->db.answers[OP_PING].after = NEVER;
+  w->db.deaf = w->db.candid = true;
+  world_start(w);
+  struct conn *a = world_lease(w), *b = world_lease(w);
+  engine_release(b);
+  world_pass(w, 2 * SECOND);
+  return a;
+}
+
+static void specify_idle_only(struct world *w) {
+  struct caller a;
+  TEST("who wants an idle connection or none wants no other when that one was dead") {
+    struct conn *c = world_begin_checking(w);
+    caller_query(&a, w, "select", 0);
+    scripted_kill(c->db, false);
+    engine_release(c);
+    world_settle(w);
+    CHECK(a.ended == 0 && w->db.sends == 1 && w->db.opened == 2); /* it waits for the check of the other one */
+    world_pass(w, 3 * SECOND);
+    CHECK(a.ended == 1 && a.error.kind == POOL_TIMEOUT && w->db.opened == 2);
+    world_end(w);
+  }
+}
+
 static void specify_statements(struct world *w) {
   struct caller a;
   TEST("a connection that dies in a query fails it as lost, not retryable, and is gone") {
@@ -299,6 +329,7 @@ void engine_loss_spec(void) {
   specify_idle(&w);
   specify_leased(&w);
   specify_senders(&w);
+  specify_idle_only(&w);
   specify_statements(&w);
   specify_streams(&w);
   specify_resets(&w);

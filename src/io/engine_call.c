@@ -58,6 +58,12 @@ static void call_enter_line(struct engine *e, struct call *call, usec deadline) 
   pool_acquire(e->core, &call->waiter, engine_now(e));
 }
 
+/* Its connection was dead before anything was sent: another one, by the same deadline; an idle one, if that was what it wanted. */
+static void call_enter_line_again(struct engine *e, struct call *call) {
+  const struct waiter *w = &call->waiter;
+  call_enter_line(e, call, w->idle_only ? w->since : w->deadline);
+}
+
 void engine_lease(struct engine *e, struct call *call, usec deadline) {
   call->kind = CALL_LEASE;
   call_enter_line(e, call, deadline);
@@ -151,7 +157,7 @@ static void call_send_refused(struct conn *c, struct call *call) {
   if (!dead)
     call_fail(call, &e->error);
   else if (call->kind == CALL_QUERY)
-    call_enter_line(e, call, call->waiter.deadline);
+    call_enter_line_again(e, call);
   else
     call_fail_dead(call);
 }
@@ -182,7 +188,7 @@ void call_granted(struct engine *e, struct waiter *w, struct slot *s) {
   if (dead) {
     conn_declare_dead(c, &e->error);
     call_give_back(c, OUTCOME_RETIRE);
-    call_enter_line(e, call, call->waiter.deadline);
+    call_enter_line_again(e, call);
     return;
   }
   c->borrower = call->borrower;
@@ -247,7 +253,7 @@ void call_statement_over(struct conn *c, struct db_result *result, const struct 
   if (!error)
     call_finish(call, result);
   else if (again)
-    call_enter_line(c->engine, call, call->waiter.deadline);
+    call_enter_line_again(c->engine, call);
   else
     call_fail(call, error);
 }
