@@ -1,6 +1,7 @@
 /*
 ** scripted_driver: see the header. An operation is over when its answer is due; a cancelled statement when, besides, its cancel
-** is. Until a step has taken the end, the descriptor is readable.
+** is. Until a step has taken the end, the descriptor is readable. A statement has its effect when its last answer is taken, or, with
+** answer.ran, when its connection dies or is abandoned.
 */
 #include "scripted_driver.h"
 
@@ -9,9 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 struct db_result {
   struct scripted *db;
+  int64_t number, transaction;
+  int serial, first, rows; /* first: the row before its first one */
+  char command[16];
 };
 
 static struct scripted *scripted(const struct db *db) { return (struct scripted *)(uintptr_t)db; }
@@ -20,6 +25,7 @@ void scripted_init(struct scripted *s, struct loop *loop) {
   memset(s, 0, sizeof *s);
   s->loop = loop;
   s->batches = 3;
+  s->batch_rows = 1;
   s->addresses = 1;
   s->descriptors = 100;
   list_init(&s->conns);
@@ -57,9 +63,12 @@ static void op_begin(struct db_conn *c, enum operation op) {
   c->fresh = !s->prompt;
 }
 
+static bool conn_mute(const struct db_conn *c) { return c->mute > loop_now(c->db->loop); }
+
 /* When the next step would have something to say. */
 static usec op_due(const struct db_conn *c) {
   usec due = c->due;
+  if (conn_mute(c)) return c->mute;
   if (c->killed && c->op != OP_OPEN) return 0;
   if (c->cancelled_at && c->cancel_hits && c->cancelled_at < due) due = c->cancelled_at;
   bool last = c->left <= 1 || c->answer.kind != ANSWER_OK;
@@ -68,8 +77,9 @@ static usec op_due(const struct db_conn *c) {
 }
 
 static usec conn_due(const struct db_conn *c) {
-  if (c->dead || c->resting) return NEVER;
+  if (c->dead || c->given_up || c->resting) return NEVER;
   if (c->op != OP_NONE) return op_due(c);
+  if (conn_mute(c)) return c->mute;
   return c->killed || c->noise ? 0 : NEVER;
 }
 
@@ -104,6 +114,11 @@ void scripted_kill(struct db_conn *c, bool spread) {
   c->spread = spread;
 }
 
+void scripted_mute(struct db_conn *c, usec until) {
+  c->killed = c->spread = true;
+  c->mute = until;
+}
+
 struct db_conn *scripted_conn(struct scripted *s, int index) {
   LIST_EACH(node, &s->conns) {
     if (index-- == 0) return CONTAINER(node, struct db_conn, link);
@@ -112,6 +127,89 @@ struct db_conn *scripted_conn(struct scripted *s, int index) {
 }
 
 bool scripted_busy(const struct db_conn *c) { return c->op == OP_STATEMENT || c->cancelled_at; }
+
+/* ---- what statements do ---- */
+
+enum word { WORD_OTHER, WORD_BEGIN, WORD_COMMIT, WORD_ROLLBACK, WORD_ROLLBACK_TO, WORD_SAVEPOINT, WORD_RELEASE };
+
+static enum word word_of(const char *sql) {
+  static const struct {
+    const char *text;
+    enum word word;
+  } words[] = {{"begin", WORD_BEGIN},       {"commit", WORD_COMMIT},       {"rollback to", WORD_ROLLBACK_TO},
+               {"rollback", WORD_ROLLBACK}, {"savepoint", WORD_SAVEPOINT}, {"release", WORD_RELEASE}};
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+    if (strncasecmp(sql, words[i].text, strlen(words[i].text)) == 0) return words[i].word;
+  return WORD_OTHER;
+}
+
+static int64_t number_of(const struct statement *s) {
+  if (word_of(s->sql) != WORD_OTHER) return 0;
+  for (int i = 0; i < s->nparams; i++)
+    if (s->params[i].type == PARAM_INTEGER) return s->params[i].integer;
+  return strtoll(s->sql + strcspn(s->sql, "0123456789"), NULL, 10);
+}
+
+static void number_note(const struct db_conn *c, enum scripted_note note, int64_t number) {
+  if (c->db->note) c->db->note(c->db->user, note, c, number);
+}
+
+static void transaction_end(struct db_conn *c, bool commit) {
+  for (int i = 0; commit && i < c->pendings; i++) number_note(c, NOTE_COMMITTED, c->pending[i]);
+  c->status = DB_IDLE;
+  c->transaction = 0;
+  c->pendings = c->savepoints = 0;
+}
+
+/* Which savepoint is meant, from 0: pool_1 is the first. */
+static int savepoint_of(const struct db_conn *c) {
+  const char *name = strstr(c->sql, "pool_");
+  INSIST(name != NULL);
+  return atoi(name + strlen("pool_")) - 1;
+}
+
+/* The statement's effect. */
+static void statement_run(struct db_conn *c) {
+  enum word word = word_of(c->sql);
+  if (word == WORD_BEGIN && c->status == DB_IDLE) {
+    c->status = DB_IN_TRANSACTION;
+    c->transaction = ++c->db->transactions;
+  } else if (word == WORD_COMMIT || word == WORD_ROLLBACK) {
+    transaction_end(c, word == WORD_COMMIT && c->status == DB_IN_TRANSACTION);
+  } else if (word == WORD_SAVEPOINT) {
+    INSIST(savepoint_of(c) == c->savepoints && c->savepoints < SCRIPTED_SAVEPOINTS);
+    c->marks[c->savepoints++] = c->pendings;
+  } else if (word == WORD_ROLLBACK_TO || word == WORD_RELEASE) {
+    c->savepoints = savepoint_of(c);
+    if (word == WORD_ROLLBACK_TO) c->pendings = c->marks[c->savepoints];
+    c->status = DB_IN_TRANSACTION;
+  } else if (word == WORD_OTHER && c->status == DB_IDLE) {
+    number_note(c, NOTE_COMMITTED, c->number);
+  } else if (word == WORD_OTHER && c->number > 0) {
+    INSIST(c->pendings < SCRIPTED_PENDING);
+    c->pending[c->pendings++] = c->number;
+  }
+}
+
+/* What the server refuses whatever the script says: its SQLSTATE, NULL when it does not. */
+static const char *statement_refused(const struct db_conn *c) {
+  enum word word = word_of(c->sql);
+  bool undoes = word == WORD_COMMIT || word == WORD_ROLLBACK || word == WORD_ROLLBACK_TO;
+  if (c->status == DB_IN_FAILED_TRANSACTION && !undoes) return "25P02";
+  if (word < WORD_ROLLBACK_TO) return NULL;
+  if (c->status == DB_IDLE) return "25P01";
+  return word != WORD_SAVEPOINT && savepoint_of(c) >= c->savepoints ? "3B001" : NULL;
+}
+
+/* Its end is nobody's to hear. */
+static void statement_unheard(struct db_conn *c) {
+  if (c->op == OP_STATEMENT && c->answer.ran && !c->unsent && !statement_refused(c)) statement_run(c);
+}
+
+static void conn_undo(struct db_conn *c) {
+  statement_unheard(c);
+  transaction_end(c, false);
+}
 
 /* ---- opening and ending ---- */
 
@@ -146,6 +244,7 @@ static void conn_next_address(struct db_conn *c) {
 }
 
 static void conn_abandon(struct db_conn *c) {
+  conn_undo(c);
   list_remove(&c->link);
   c->db->live--;
   if (c->ready) {
@@ -172,7 +271,7 @@ static void conn_ping(struct db_conn *c) {
 
 static bool conn_send(struct db_conn *c, const struct statement *statement, struct pool_error *error) {
   INSIST(c->op == OP_NONE && !c->cancelled_at && !c->ready); /* the quarantine */
-  if (c->dead || (c->killed && !c->db->deaf)) {
+  if (c->dead || (c->killed && !c->db->deaf && !conn_mute(c))) {
     c->dead = true;
     error_set(error, POOL_LOST, "the server hung up");
     error->disconnect = c->spread;
@@ -184,6 +283,9 @@ static bool conn_send(struct db_conn *c, const struct statement *statement, stru
   }
   c->db->sends++;
   text_copy(c->sql, sizeof c->sql, statement->sql);
+  c->number = number_of(statement);
+  c->unsent = c->killed;
+  if (!c->unsent) number_note(c, NOTE_SENT, c->number);
   c->stream = statement->stream;
   c->left = c->stream ? c->db->batches : 1;
   c->writing = c->db->write_first;
@@ -214,11 +316,13 @@ static void conn_reset(struct db_conn *c) {
     free(c->ready);
     c->ready = NULL;
   }
+  statement_unheard(c);
   c->db->resets++;
   c->cancelled_at = 0;
   c->left = 0;
   c->resting = false;
   op_begin(c, OP_RESET);
+  if (c->db->reset_setting == RESET_NONE && c->status != DB_IDLE && c->answer.kind == ANSWER_OK) c->answer.kind = ANSWER_FAIL;
   if (until > c->due) c->due = until;
 }
 
@@ -237,6 +341,7 @@ static enum db_want op_end(struct db_conn *c, enum db_want how) {
 }
 
 static enum db_want op_died(struct db_conn *c, struct pool_error *error, bool spread) {
+  conn_undo(c);
   c->dead = c->killed = true;
   error_set(error, POOL_LOST, "the server hung up");
   error->disconnect = spread;
@@ -260,23 +365,33 @@ static enum db_want open_end(struct db_conn *c, struct pool_error *error) {
 static enum db_want statement_failed(struct db_conn *c, struct pool_error *error, enum pool_err kind, const char *sqlstate) {
   error_set(error, kind, "the statement failed");
   text_copy(error->sqlstate, sizeof error->sqlstate, sqlstate);
-  if (c->status == DB_IN_TRANSACTION) c->status = DB_IN_FAILED_TRANSACTION;
+  number_note(c, NOTE_FAILED, c->number);
+  if (word_of(c->sql) == WORD_COMMIT)
+    transaction_end(c, false);
+  else if (c->status == DB_IN_TRANSACTION)
+    c->status = DB_IN_FAILED_TRANSACTION;
   return op_end(c, DB_FAILED);
 }
 
-static void statement_note_transaction(struct db_conn *c) {
-  if (strcmp(c->sql, "begin") == 0) c->status = DB_IN_TRANSACTION;
-  if (strcmp(c->sql, "commit") == 0 || strcmp(c->sql, "rollback") == 0) c->status = DB_IDLE;
+static void result_name(struct db_result *r, const char *sql, bool failed) {
+  size_t i = 0;
+  for (; i < sizeof r->command - 1 && sql[i] > ' '; i++) r->command[i] = (char)(sql[i] & ~0x20);
+  if (failed && word_of(sql) == WORD_COMMIT) text_copy(r->command, sizeof r->command, "ROLLBACK");
 }
 
 static enum db_want statement_batch(struct db_conn *c) {
   INSIST(!c->ready);
-  c->ready = calloc(1, sizeof *c->ready);
-  INSIST(c->ready != NULL);
-  c->ready->db = c->db;
+  struct db_result *r = c->ready = calloc(1, sizeof *c->ready);
+  INSIST(r != NULL);
+  int batches = c->stream ? c->db->batches : 1;
+  *r = (struct db_result){.db = c->db, .number = c->number, .transaction = c->transaction, .serial = c->serial};
+  r->rows = c->number > 0 ? c->db->batch_rows : 0;
+  r->first = (batches - c->left) * c->db->batch_rows;
+  result_name(r, c->sql, c->status == DB_IN_FAILED_TRANSACTION);
   c->db->results++;
   if (--c->left == 0) {
-    statement_note_transaction(c);
+    number_note(c, NOTE_ANSWERED, c->number);
+    statement_run(c);
     return op_end(c, DB_DONE);
   }
   op_begin(c, OP_STATEMENT);
@@ -285,11 +400,14 @@ static enum db_want statement_batch(struct db_conn *c) {
 }
 
 static enum db_want statement_end(struct db_conn *c, struct pool_error *error, usec now) {
+  const char *refused = statement_refused(c);
   if (c->cancelled_at && c->cancel_hits && c->cancelled_at <= now && c->due >= c->cancelled_at)
     return statement_failed(c, error, POOL_CANCELLED, "57014");
+  bool heard = c->answer.kind == ANSWER_OK || c->answer.kind == ANSWER_FAIL;
+  if (refused && heard) return statement_failed(c, error, POOL_QUERY, refused);
   switch (c->answer.kind) {
     case ANSWER_OK: return statement_batch(c);
-    case ANSWER_FAIL: return statement_failed(c, error, POOL_QUERY, "42601");
+    case ANSWER_FAIL: return statement_failed(c, error, POOL_QUERY, c->answer.sqlstate ? c->answer.sqlstate : "42601");
     case ANSWER_DIE: return op_died(c, error, false);
     case ANSWER_DISCONNECT: {
       enum db_want want = statement_failed(c, error, POOL_QUERY, "25006");
@@ -302,12 +420,20 @@ static enum db_want statement_end(struct db_conn *c, struct pool_error *error, u
 
 static enum db_want reset_end(struct db_conn *c, struct pool_error *error) {
   if (c->answer.kind == ANSWER_OK) {
-    c->status = DB_IDLE;
+    transaction_end(c, false);
     return op_end(c, DB_DONE);
   }
   if (c->answer.kind != ANSWER_FAIL) return op_died(c, error, c->answer.kind == ANSWER_DISCONNECT);
   error_set(error, POOL_QUERY, "the reset failed");
   return op_end(c, DB_FAILED);
+}
+
+/* The server hung up, before the statement came. */
+static enum db_want op_killed(struct db_conn *c, struct pool_error *error) {
+  bool unsent = c->op == OP_STATEMENT && c->unsent;
+  enum db_want want = op_died(c, error, c->spread);
+  error->retryable = unsent && c->db->candid;
+  return want;
 }
 
 static enum db_want conn_step(struct db_conn *c, struct pool_error *error) {
@@ -327,7 +453,7 @@ static enum db_want conn_step(struct db_conn *c, struct pool_error *error) {
     }
     return c->writing ? DB_READ_WRITE : DB_READ;
   }
-  if (c->killed && c->op != OP_OPEN && c->op != OP_CLOSE) return op_died(c, error, c->spread);
+  if (c->killed && c->op != OP_OPEN && c->op != OP_CLOSE) return op_killed(c, error);
   switch (c->op) {
     case OP_OPEN: return open_end(c, error);
     case OP_STATEMENT: return statement_end(c, error, now);
@@ -342,7 +468,7 @@ static enum db_want conn_idle(struct db_conn *c, struct pool_error *error) {
   INSIST(c->op == OP_NONE && !c->dead);
   c->db->idles += c->noise;
   c->noise = false;
-  if (!c->killed) return DB_READ;
+  if (!c->killed || conn_mute(c)) return DB_READ;
   return op_died(c, error, c->spread);
 }
 
@@ -371,10 +497,40 @@ static void result_free(struct db_result *r) {
   free(r);
 }
 
+static const char *const columns[] = {"n", "conn", "tx", "row"};
+enum { COLUMNS = 4 };
+
+static int result_rows(const struct db_result *r) { return r->rows; }
+static int result_columns(const struct db_result *r) { return r->number > 0 ? COLUMNS : 0; }
+static const char *result_command(const struct db_result *r) { return r->command; }
+static int64_t result_affected(const struct db_result *r) { return r->rows; }
+static const void *result_shape(const struct db_result *r) { return r->number > 0 ? columns : NULL; }
+
+static void result_column(const struct db_result *r, int column, struct column *out) {
+  INSIST(column >= 0 && column < result_columns(r));
+  *out = (struct column){columns[column], VALUE_INTEGER};
+}
+
+static void result_cell(struct db_result *r, int row, int column, struct value *out) {
+  INSIST(row >= 0 && row < r->rows && column >= 0 && column < COLUMNS);
+  const int64_t cells[COLUMNS] = {r->number, r->serial, r->transaction, r->first + row + 1};
+  *out = (struct value){.type = VALUE_INTEGER, .integer = cells[column]};
+}
+
+static bool conn_encrypted(const struct db_conn *c) { return (void)c, false; }
+
+static const char *db_begin(bool read_only, const char *isolation, bool deferrable, char *buffer, size_t size) {
+  snprintf(buffer, size, "BEGIN%s%s%s%s", isolation ? " ISOLATION LEVEL " : "", isolation ? isolation : "", read_only ? " READ ONLY" : "",
+           deferrable ? " DEFERRABLE" : "");
+  return buffer;
+}
+
 const struct driver scripted_driver = {
-    .name = "scripted", .create = db_create, .configure = db_configure, .destroy = db_destroy, .size_limit = db_size_limit,
-    .open = conn_open, .addresses_left = conn_addresses_left, .next_address = conn_next_address, .ping = conn_ping,
-    .send = conn_send, .reset = conn_reset, .needs_reset = conn_needs_reset, .cancel = conn_cancel, .close = conn_close,
-    .abandon = conn_abandon, .step = conn_step, .idle = conn_idle, .fd = conn_fd, .status = conn_status, .pid = conn_pid,
-    .result = conn_result, .finished = conn_finished, .free_result = result_free,
+    .name = "scripted", .begin_sql = "BEGIN", .create = db_create, .configure = db_configure, .destroy = db_destroy,
+    .size_limit = db_size_limit, .open = conn_open, .addresses_left = conn_addresses_left, .next_address = conn_next_address,
+    .ping = conn_ping, .send = conn_send, .reset = conn_reset, .needs_reset = conn_needs_reset, .cancel = conn_cancel,
+    .close = conn_close, .abandon = conn_abandon, .step = conn_step, .idle = conn_idle, .fd = conn_fd, .status = conn_status,
+    .pid = conn_pid, .encrypted = conn_encrypted, .result = conn_result, .finished = conn_finished, .rows = result_rows,
+    .columns = result_columns, .column = result_column, .cell = result_cell, .command = result_command,
+    .affected = result_affected, .shape = result_shape, .free_result = result_free, .begin = db_begin,
 };

@@ -6,9 +6,13 @@
 ** the loop calls scripted_announce before a turn, which makes ready, like a level-triggered poll, what has something to say, and
 ** asks scripted_next how far time may jump.
 **
-** Statements are as plain as can be: "begin" leaves the connection in a transaction, "commit" and "rollback" end one; a stream
-** comes in `batches` batches. The driver holds its caller to the contract of driver.h: one operation at a time, none on a
-** connection whose cancel may still hit (quarantine), no batch left untaken, no step of a dead connection.
+** Statements are as plain as can be: begin, commit, rollback and savepoints (pool_1, pool_2 ... inside each other) are transaction
+** control; whatever else has a number, its first integer parameter or the first digits of its text, and is answered with rows of it: n
+** (that number), conn (the connection's serial), tx (which transaction it ran in, 0 none) and row (from 1). A stream comes in `batches`
+** batches. `note` hears what becomes of each: sent, answered, failed, committed. Numbers of a transaction are committed with it.
+**
+** The driver holds its caller to the contract of driver.h: one operation at a time, none on a connection whose cancel may still hit
+** (quarantine), no batch left untaken, no step of a dead connection.
 */
 #ifndef POOL_SPEC_SCRIPTED_DRIVER_H
 #define POOL_SPEC_SCRIPTED_DRIVER_H
@@ -28,19 +32,29 @@ enum answer_kind {
 struct answer {
   enum answer_kind kind;
   usec after;
+  const char *sqlstate; /* of a failed statement; NULL: 42601 */
+  bool ran;             /* a statement whose end nobody hears of had its effect all the same */
 };
+
+enum scripted_note { NOTE_SENT, NOTE_ANSWERED, NOTE_FAILED, NOTE_COMMITTED };
+enum { SCRIPTED_PENDING = 64, SCRIPTED_SAVEPOINTS = 8 };
+
+struct db_conn;
 
 struct scripted {
   struct loop *loop;
   struct answer answers[OPERATIONS];
   struct answer (*choose)(void *user, enum operation); /* NULL: answers[] */
+  void (*note)(void *user, enum scripted_note, const struct db_conn *, int64_t number); /* number 0: it has none. NULL: nobody listens */
   void *user;
   int batches;          /* of a stream */
+  int batch_rows;       /* of each */
   int addresses;        /* of the database */
   int size_limit;       /* 0: none */
   bool refuse_open;     /* open() itself fails */
   bool refuse_send;     /* send() of a healthy connection refuses the statement */
   bool deaf;            /* send() does not see that the connection died; the first step does */
+  bool candid;          /* and that step can tell that the statement did not run */
   bool prompt;          /* what is due at once is there with the first step, not the second */
   bool write_first;     /* a statement is not sent in one go: wants to read and write until the answer is there */
   int reset_setting, configured;
@@ -50,6 +64,7 @@ struct scripted {
   int results;          /* given and not freed */
   int opened, sends, cancels, resets, pings, closes, idles, steps, next_addresses;
   int descriptors;      /* handed out */
+  int64_t transactions; /* begun */
 };
 
 struct db_conn {
@@ -66,12 +81,21 @@ struct db_conn {
   bool writing;
   bool killed, spread;  /* the server has hung up; spread: others are suspect */
   bool dead;            /* and the caller knows */
+  bool given_up;        /* the caller has declared it dead, and reads it no more: whoever runs the loop says so */
+  usec mute;            /* until then the network swallows it all, its end too */
   bool noise;           /* readable with nothing wrong */
   int left;             /* batches to come */
   int address;          /* of `addresses`, the one being tried */
   int fd, serial;
   enum db_status status;
-  char sql[32];
+  char sql[96];
+  int64_t number;       /* of the statement under way */
+  bool unsent;          /* it never came to the server, which had hung up */
+  int64_t transaction;  /* 0: in none */
+  int64_t pending[SCRIPTED_PENDING]; /* numbers that its transaction would commit */
+  int pendings;
+  int marks[SCRIPTED_SAVEPOINTS];    /* how many there were at each savepoint */
+  int savepoints;
   struct db_result *ready;
 };
 
@@ -83,6 +107,7 @@ void scripted_url(const struct scripted *, char *buffer, size_t size);
 
 void scripted_answer(struct db_conn *, enum answer_kind); /* what is under way is answered now */
 void scripted_kill(struct db_conn *, bool spread);        /* the server hangs up */
+void scripted_mute(struct db_conn *, usec until);         /* hangs up, and nobody can see it before then */
 struct db_conn *scripted_conn(struct scripted *, int index); /* the living ones, oldest first; NULL beyond */
 bool scripted_busy(const struct db_conn *);               /* a statement or its cancel is under way */
 
