@@ -534,7 +534,7 @@ static void sim_begin(struct sim *sim, uint64_t seed) {
   sim->ceiling = limit_of(sim);
   for (int i = 0; i < AGENTS; i++) sim->agents[i].sim = sim;
   for (int i = 0; i < SLOTS; i++) sim->setups[i].sim = sim;
-  order_begin(NULL);
+  order_begin();
   sim->engine = engine_create(sim->loop, &sim->options, NULL);
   INSIST(sim->engine != NULL);
   sim->recording = chance(sim, 50);

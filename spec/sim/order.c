@@ -7,7 +7,7 @@
 
 #include "io/engine.h"
 
-enum { ASKED_MOST = 4096, CALLS = 4096 };
+enum { ASKED_MOST = 4096, CALLS = 4096, KEYS_MOST = 16, PASSED_MOST = 8 };
 
 struct asked {
   const struct waiter *waiter;
@@ -17,10 +17,12 @@ struct asked {
 
 /* One pool at a time: in the order of arrival; who was answered leaves a gap that the others close up. */
 static struct {
-  void (*granted)(const struct waiter *);
   struct asked asked[ASKED_MOST];
   int count;
   struct counters counters;
+  uint64_t keys[KEYS_MOST];       /* those seen */
+  int key_count;
+  int passed[KEYS_MOST][KEYS_MOST]; /* how often the second was served since the first had its turn, while that waited */
   struct {
     const struct waiter *waiter;
     usec deadline;
@@ -38,9 +40,9 @@ enum pool_err __wrap_pool_acquire(struct pool *, struct waiter *, usec now);
 void __wrap_pool_cancel(struct pool *, struct waiter *, usec now);
 bool __wrap_pool_next(struct pool *, struct action *out);
 
-void order_begin(void (*granted)(const struct waiter *)) {
-  order.granted = granted;
-  order.count = 0;
+void order_begin(void) {
+  order.count = order.key_count = 0;
+  memset(order.passed, 0, sizeof order.passed);
   order.counters = (struct counters){0};
 }
 
@@ -133,6 +135,25 @@ static void check_turn(const struct pool *p, const struct asked *served) {
     INSIST(a->key != served->key || a->priority < served->priority || a->waiter->state != WAITER_IN_LINE);
 }
 
+static int key_place(uint64_t key) {
+  int i = 0;
+  while (i < order.key_count && order.keys[i] != key) i++;
+  INSIST(i < KEYS_MOST);
+  if (i == order.key_count) order.keys[order.key_count++] = key;
+  return i;
+}
+
+/* A key was served: those whose turn it is have not waited for long. Weights here are 3 at most. */
+static void check_share(const struct waiter *w) {
+  int served = key_place(w->key);
+  memset(order.passed[served], 0, sizeof order.passed[served]);
+  if (w->idle_only) return;
+  for (int i = 0; i < order.key_count; i++) {
+    if (waiting_of(order.keys[i]) == 0) memset(order.passed[i], 0, sizeof order.passed[i]);
+    else if (i != served) INSIST(++order.passed[i][served] <= PASSED_MOST);
+  }
+}
+
 bool __wrap_pool_next(struct pool *p, struct action *out) {
   if (!__real_pool_next(p, out)) return false;
   if (out->kind != ACTION_GRANT && out->kind != ACTION_FAIL) return true;
@@ -142,7 +163,7 @@ bool __wrap_pool_next(struct pool *p, struct action *out) {
     check_turn(p, &order.asked[i]);
     INSIST(out->waiter->idle_only || out->waiter->since + out->waiter->waited < out->waiter->deadline);
     order.counters.grants++;
-    if (order.granted) order.granted(out->waiter);
+    check_share(out->waiter);
   } else {
     count_failure(out->waiter->failed);
   }

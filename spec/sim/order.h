@@ -7,6 +7,7 @@
 ** 2. who is granted had nobody of his key before him, of his priority or a higher one (but under lifo), nor was his deadline over;
 ** 3. who goes back in line, because his connection was dead, has the deadline that he came with;
 ** 4. nobody is in line beside max_waiting_per_key others of his key, nor refused for it beside fewer;
+** 5. keys take turns: while one waits, no other one is served again and again;
 ** and order_check: the core's counters are what was counted here, and nobody is in line of whom nothing is known.
 */
 #ifndef POOL_SPEC_SIM_ORDER_H
@@ -14,8 +15,8 @@
 
 #include "core/pool.h"
 
-/* Begins anew, for a pool still to be made. `granted` hears of each grant; NULL: nobody. */
-void order_begin(void (*granted)(const struct waiter *));
+/* Begins anew, for a pool still to be made. */
+void order_begin(void);
 void order_check(const struct pool *);
 
 #endif

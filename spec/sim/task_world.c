@@ -284,7 +284,7 @@ void world_begin(struct sim *sim) {
   sim->db.prompt = chance(sim, 30);
   sim->db.write_first = chance(sim, 30);
   for (int i = 0; i < DUES; i++) sim->dues[i].by = NEVER;
-  order_begin(NULL);
+  order_begin();
 }
 
 void world_watch(struct sim *sim, struct lpool *pool) {
