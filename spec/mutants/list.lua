@@ -234,7 +234,7 @@ return {
   { "io/engine_call.c", "whose lease was ended under him waits for ever",
     "  if (engine_busy(c)) call_drop(c);\n  call_give_back(c, conn_outcome(c));", "  call_give_back(c, conn_outcome(c));" },
   { "io/engine_call.c", "a retry has no deadline",
-    "call_enter_line(c->engine, call, call->waiter.deadline);", "call_enter_line(c->engine, call, NEVER);" },
+    "w->idle_only ? w->since : w->deadline);", "NEVER);" },
 
   -- io/engine_conn.c
   { "io/engine_conn.c", "every step renews an address's share of connect_timeout",

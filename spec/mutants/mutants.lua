@@ -8,8 +8,12 @@ local PLACE = "build/mutants"
 local TREE, BUILD = PLACE .. "/tree", PLACE .. "/tree/build/mutants"
 local SECONDS = 120 -- of one program: a mutant that hangs is caught
 
-local PROGRAMS = { "queue_test", "pool_test", "pool_upkeep_test", "engine_test", "core_sim", "engine_sim" }
-local ARGUMENTS = { core_sim = "--seeds " .. TREE .. "/spec/sim/seeds.txt" }
+local PROGRAMS = { "queue_test", "pool_test", "pool_upkeep_test", "engine_test", "core_sim", "engine_sim", "task_sim" }
+local ARGUMENTS = {
+  core_sim = "--seeds " .. TREE .. "/spec/sim/seeds.txt",
+  engine_sim = "--seeds " .. TREE .. "/spec/sim/engine_seeds.txt",
+  task_sim = "--seeds " .. TREE .. "/spec/sim/task_seeds.txt --steps 100000",
+}
 local SPECS = "acquire_spec pool_spec lease_spec deadline_spec fault_spec wait_spec transaction_spec"
 
 local function shell(command, ...) return (os.execute(command:format(...))) end
