@@ -436,6 +436,17 @@ static void test_recycling_overflow(void) {
     CHECK_INT(stats_of(&w).counters.recycled, 1);
     world_end(&w);
   }
+  w = world_begin(s);
+  lease_and_return(&w, 0, 1);
+  TEST("a paused pool closes nothing for its age, not even beyond size (promise 7)") {
+    pool_pause(w.pool, w.now);
+    pass(&w, 100 * SECOND);
+    NOTHING(&w);
+    pool_resume(w.pool, w.now);
+    pool_assert(w.pool);
+    ORDER(&w, ACTION_CLOSE);
+    world_end(&w);
+  }
 }
 
 static void test_no_reopening(void) {

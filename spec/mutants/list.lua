@@ -205,8 +205,7 @@ return {
 
   -- io/engine_call.c
   { "io/engine_call.c", "a refusal has the kind of the open's failure",
-    "  error->kind = w->failed;\n", "",
-    same = "a pool that fails with POOL_CONNECT has a failure of that kind; every other is made with its own" },
+    "  error->kind = w->failed;\n", "" },
   { "io/engine_call.c", "a lease stays on the list",
     "  conn_unlease(c);\n  if (outcome", "  if (outcome" },
   { "io/engine_call.c", "an invalidated lease comes back",
@@ -214,7 +213,8 @@ return {
   { "io/engine_call.c", "an open transaction is handed on",
     "c->job != CONN_LEASED || c->streaming || c->engine->driver->needs_reset(c->db)", "c->job != CONN_LEASED || c->streaming" },
   { "io/engine_call.c", "an unfinished stream is handed on",
-    "c->job != CONN_LEASED || c->streaming || c->engine", "c->job != CONN_LEASED || c->engine" },
+    "c->job != CONN_LEASED || c->streaming || c->engine", "c->job != CONN_LEASED || c->engine",
+    same = "amid a stream the driver is busy, and asks for a reset by itself" },
   { "io/engine_call.c", "a refused statement keeps its connection",
     "  if (call->kind == CALL_QUERY) call_give_back(c, conn_outcome(c));\n  if (!dead)", "  if (!dead)" },
   { "io/engine_call.c", "an idle connection found dead says nothing of the others",
