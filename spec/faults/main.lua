@@ -10,12 +10,16 @@ local function child(name, how)
   os.exit(0, true)
 end
 
---- Does a word of the command line ask for it? A word is a Lua pattern, or plain text of the row's name or its file's.
+--- Does a word of the command line ask for it? A word is a file's name without .lua, or else plain text or a Lua pattern of the row's name.
 local function wanted(row, words)
   if row.planted then return false end
   if #words == 0 then return true end
   for _, word in ipairs(words) do
-    if row.name:find(word, 1, true) or row.file == word or row.name:find(word) then return true end
+    if matrix.is_file(word) then
+      if row.file == word then return true end
+    elseif row.name:find(word, 1, true) or row.name:find(word) then
+      return true
+    end
   end
   return false
 end

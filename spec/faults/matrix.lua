@@ -45,6 +45,7 @@
 ---   needs = function() → text      nil, or what is missing to run the row: it is skipped, and says so; `root = true`: needs root
 ---   quick = "tasks" | "serve"      (true is "tasks") in spec/faults_spec.lua too, under that load
 ---   planted = true                 is to fail, so that the harness is seen to notice: left out of everything but the spec
+---   calm = false                   callers meet errors from the start: there is nothing to time before the strike
 ---   ledger = false                 what was committed cannot be asked afterwards (a server that lost it by design)
 ---
 --- In strike, w.pid is the process under load, w.name its application_name, w.load:figures() what callers met so far. What is to be
@@ -59,7 +60,7 @@ local HERE = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local SETTINGS = { size = 4, max_overflow = 4, timeout = 10 }
 local FIRST, LEAST, BOUND = 50, 200, 1
 local SLOW = os.getenv "POOL_SPEC_PRELOAD" and 3 or 1 -- under the sanitizers everything takes that much longer
-local WHOLE_WITHIN, CALM_WITHIN = 30, 3 -- seconds after which nobody waits for it any more
+local WHOLE_WITHIN, CALM_WITHIN = 30, 15 -- seconds after which nobody waits for it any more
 
 -- ---- rows -------------------------------------------------------------------------------------------------------------------------
 
@@ -84,6 +85,14 @@ end
 function matrix.rows()
   if not rows then read_rows() end
   return rows
+end
+
+--- Is a file of rows called so?
+function matrix.is_file(name)
+  for _, row in ipairs(matrix.rows()) do
+    if row.file == name then return true end
+  end
+  return false
 end
 
 function matrix.row(name)
@@ -151,7 +160,7 @@ local function suffer(w, row, result)
   local load = w.load
   load:start()
   w:more(FIRST, 30)
-  result.calm = streak(w, pool.now(), CALM_WITHIN)
+  if row.calm ~= false then result.calm = streak(w, pool.now(), CALM_WITHIN) end
   if row.ready then row.ready(w) end
   local began = pool.now()
   w:cause "begun"

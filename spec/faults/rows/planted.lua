@@ -13,7 +13,7 @@ end
 
 return {
   {
-    name = "planted: everything wrong", planted = true, patience = 1,
+    name = "planted: everything wrong", planted = true, patience = 1, calm = false,
     allow = "lost", saw = "57P01", ask = bad, calls = {}, least = 20,
     strike = function() end,
   },

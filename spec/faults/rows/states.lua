@@ -129,7 +129,7 @@ add { -- a fast stop waits for the standby: nothing that was committed may be mi
 
 add { -- whoever asks for nothing gets a standby, can read there, and is told 25006; once it is promoted the same URL writes
   name = "25006: writes to a standby, until it is promoted",
-  allow = "query:25006", saw = "25006",
+  allow = "query:25006", saw = "25006", calm = false,
   setup = function(w)
     pair(w)
     w:sql("create table fault_ledger (n bigint not null)", w.one)
