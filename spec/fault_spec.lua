@@ -164,6 +164,17 @@ describe("a server's faults:", function()
     assert_whole(db, name, 10)
   end)
 
+  it("so is one that has just refused a COPY, which the driver ends with a cancel of its own", function()
+    local db, name = pools.open { size = 1, max_overflow = 0, pre_ping = false }
+    for round = 1, 5 do
+      assert.is_nil((db:query "copy (select generate_series(1, 300000)) to stdout"))
+      assert.equal(1, postgres.terminate(name))
+      pools.wait(function() return db:stats().total == 0 end, 5)
+      assert.equal(round, db:stats().lost)
+      assert_whole(db, name, 1)
+    end
+  end)
+
   it("one disconnect makes every older connection suspect: they are checked in the background, before anybody asks", function()
     local db, name = pools.open { size = 4, max_overflow = 0, pre_ping = false }
     warm(db, 4)

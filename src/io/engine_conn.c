@@ -42,10 +42,11 @@ static void conn_stop_timer(struct conn *c) {
 
 static void conn_watch(struct conn *c, int events) { watch_set(c->engine->loop, &c->watch, c->engine->driver->fd(c->db), events); }
 
-/* Nothing is under way: hears what the server says of its own accord. */
+/* Nothing is under way: hears what the server says of its own accord. Looks at the descriptor, too: where the driver has cancelled by
+   itself (a COPY), what was watched last was that cancel. */
 static void conn_listen(struct conn *c) {
   c->moving = false;
-  if (c->watch.events != LOOP_READ) conn_watch(c, LOOP_READ);
+  conn_watch(c, LOOP_READ);
 }
 
 void conn_discard(struct conn *c) {
