@@ -1,4 +1,5 @@
--- What a hostile server puts into texts, found by fuzzing (spec/fuzz): errors, notices, cells; and what it says to an idle connection.
+-- What a hostile server puts into texts, found by fuzzing (spec/fuzz): errors, notices, cells; and what it says to an idle connection, or
+-- does not say to one that opens.
 local fake_postgres = require "support.fake_postgres"
 local pg = require "support.pg"
 local pool = require "pool"
@@ -87,6 +88,21 @@ describe("a hostile server's text:", function()
       pools.wait(function() return db:stats().lost > 0 end, 5)
       assert.equal(7, pools.check(db:query(SQL))[1].n)
     end)
+    db:close(0)
+  end)
+
+  it("a connection about whose transaction the server says nonsense is not opened", function()
+    local f <close> = fake_postgres.start(function(c)
+      if c.serial > 1 then return c:serve() end
+      c:startup()
+      c:greet()
+      c:read()
+      c:send(pg.row_description { { "pg_backend_pid", 23 } } .. pg.data_row { "1" } .. pg.command_complete "SELECT 1" .. pg.ready "}")
+      c:read()
+    end)
+    local db = pools.open({ size = 1, max_overflow = 0, backoff_min = 0.01, backoff_max = 0.01 }, { through = f, sslmode = "disable" })
+    assert.equal(7, pools.check(db:query(SQL))[1].n)
+    assert.equal(1, db:stats().open_failures)
     db:close(0)
   end)
 end)

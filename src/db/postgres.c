@@ -137,8 +137,7 @@ static enum db_want conn_idle(struct db_conn *conn, struct pool_error *error) {
     for (PGnotify *note; !conn->dead && (note = PQnotifies(conn->pg));) PQfreemem(note); /* nobody listens yet */
     if (conn->dead || (!query_pending_input(conn->pg) && !is_readable(conn->pg))) break;
   }
-  /* what makes no sense to libpq it keeps as a result, for a statement that nobody has sent */
-  if (!postgres_dead(conn) && PQtransactionStatus(conn->pg) == PQTRANS_ACTIVE) conn->dead = true;
+  if (!postgres_dead(conn)) query_look_beyond(conn);
   if (!postgres_dead(conn) && !conn->fatal) return DB_READ;
   error_of_loss(conn, error);
   error_mask(conn, error);

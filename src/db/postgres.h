@@ -213,6 +213,7 @@ bool query_begin(struct db_conn *, const char *sql); /* one of our own, simple p
 enum db_want query_step(struct db_conn *, struct pool_error *);
 enum db_want query_receive(struct db_conn *);        /* DB_DONE: every result was taken; DB_FAILED: the connection died */
 void query_forget(struct db_conn *);                 /* frees the results held */
+void query_look_beyond(struct db_conn *);            /* what has come after the end may say that the connection is lost */
 bool query_pending_input(PGconn *);                  /* TLS holds bytes that no poll can see */
 
 /* cancel, reset */

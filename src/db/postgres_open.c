@@ -229,7 +229,7 @@ static enum db_want attempt_lost(struct db_conn *conn, struct pool_error why, st
 }
 
 static enum db_want open_done(struct db_conn *conn, struct pool_error *error) {
-  PQisBusy(conn->pg); /* has libpq look at what has come beyond the greeting: error_notice hears of it */
+  query_look_beyond(conn);
   if (postgres_dead(conn)) return attempt_lost(conn, conn->error, error);
   if (conn->db->pooler == POOLER_TRANSACTION) conn->pooled = true;
   free(conn->addresses);

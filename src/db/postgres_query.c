@@ -177,6 +177,14 @@ void postgres_ping(struct db_conn *conn) {
   if (!postgres_dead(conn) && !query_begin(conn, "")) conn->dead = true; /* step says so */
 }
 
+/* Has libpq look at what has come beyond the end of what was asked. What is out of turn is a warning, and error_notice hears of it; what
+   makes no sense libpq keeps as a result, and is busy with it as with a statement. */
+void query_look_beyond(struct db_conn *conn) {
+  PQisBusy(conn->pg);
+  PGTransactionStatusType status = PQtransactionStatus(conn->pg);
+  if (status == PQTRANS_ACTIVE || status == PQTRANS_UNKNOWN) conn->dead = true;
+}
+
 /* ---- taking results ---- */
 
 enum taken { TAKEN_MORE, TAKEN_NOTHING /* more must be read first */, TAKEN_BATCH, TAKEN_ALL };
@@ -409,7 +417,7 @@ static enum db_want query_end(struct db_conn *conn, struct pool_error *error) {
     return query_died(conn, error);
   }
   conn->op = OP_NONE;
-  PQisBusy(conn->pg); /* has libpq look at what has come beyond the end: error_notice hears of it */
+  query_look_beyond(conn);
   if (PQtransactionStatus(conn->pg) == PQTRANS_IDLE) conn->read_only = false;
   if (conn->failed) {
     *error = conn->error;
