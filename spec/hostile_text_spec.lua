@@ -105,4 +105,18 @@ describe("a hostile server's text:", function()
     assert.equal(1, db:stats().open_failures)
     db:close(0)
   end)
+
+  it("silence in answer to the first statement costs an address its share of connect_timeout, and the next one is tried", function()
+    local f <close> = fake_postgres.start(function(c)
+      if c.serial > 1 then return c:serve() end
+      c:startup()
+      c:greet()
+      while c:read() do c:note "heard" end
+    end)
+    local db = pools.open { database_url = ("postgresql://u:p@127.0.0.1:%d,127.0.0.1:%d/x?sslmode=disable"):format(f.port, f.port),
+      size = 1, max_overflow = 0, connect_timeout = 2 }
+    assert.equal(7, pools.check(db:query(SQL))[1].n)
+    assert.equal("heard", f:notes()[1])
+    db:close(0)
+  end)
 end)

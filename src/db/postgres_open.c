@@ -95,6 +95,7 @@ static bool attempt_begin(struct db_conn *conn, const struct pg_host *host, cons
     if (own[i][1]) keywords[n] = own[i][0], values[n++] = own[i][1];
   keywords[n] = values[n] = NULL;
   conn->fatal = false;
+  conn->ran_dry = true; /* whatever was under way went with the address before */
   conn->pg = PQconnectStartParams(keywords, values, 0);
   struct pool_error error;
   if (!conn->pg) {
