@@ -13,7 +13,7 @@ static const char *words_comment(const char *at, const char *end) {
   if (end - at < 2) return at;
   if (at[0] == '-' && at[1] == '-') {
     const char *line = memchr(at, '\n', (size_t)(end - at));
-    return line ? line + 1 : end;
+    return line ? line : end; /* the line end is a blank */
   }
   if (at[0] != '/' || at[1] != '*' || end - at == 2) return at; /* an opening that is the very end is none */
   for (at += 2; end - at >= 2; at++)
