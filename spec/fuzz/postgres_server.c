@@ -15,12 +15,14 @@
 
 /* ---- the place ---- */
 
-void server_begin(struct server *s, struct fuzz *f, const char *options) {
+void server_begin(struct server *s, struct fuzz *f, int hosts) {
   static unsigned count; /* of the process's: a name is never used again */
   struct sockaddr_un at = {.sun_family = AF_UNIX};
   *s = (struct server){.f = f, .peer = -1};
   int n = snprintf(at.sun_path + 1, sizeof at.sun_path - 1, "pool-fuzz-%d-%u/.s.PGSQL.5432", (int)getpid(), ++count);
-  snprintf(s->url, sizeof s->url, "postgresql://user:hunter2hunter2@/db?host=%%40pool-fuzz-%d-%u%s", (int)getpid(), count, options);
+  char host[64];
+  snprintf(host, sizeof host, "%%40pool-fuzz-%d-%u", (int)getpid(), count);
+  snprintf(s->url, sizeof s->url, "postgresql://user:hunter2hunter2@/db?host=%s%s%s", host, hosts > 1 ? "," : "", hosts > 1 ? host : "");
   s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
   if (s->listener < 0 || bind(s->listener, (struct sockaddr *)&at, len) != 0 || listen(s->listener, 16) != 0) abort();

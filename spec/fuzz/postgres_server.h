@@ -22,8 +22,8 @@ struct server {
   size_t skip; /* bytes of a long message still to come */
 };
 
-/* Listens; `options` (beginning with &) go into the URL. */
-void server_begin(struct server *, struct fuzz *, const char *options);
+/* Listens; its place is named `hosts` times (1 or 2) in the URL. */
+void server_begin(struct server *, struct fuzz *, int hosts);
 void server_end(struct server *);
 
 /* Takes in what the client has sent. */
