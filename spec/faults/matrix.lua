@@ -355,7 +355,7 @@ function matrix.judge(row, how, env)
   local lacks = matrix.lacks(row)
   if lacks then return { skipped = lacks, broken = {} } end
   mend_cluster(env or {})
-  local dir = process.run("mktemp -d /tmp/pool-fault.XXXXXX"):gsub("\n$", "")
+  local dir = process.run("mktemp -d ${FAULT_SCRATCH:-/tmp}/pool-fault.XXXXXX"):gsub("\n$", "")
   process.run("chmod 755 " .. dir)
   local words, own = command(row, how, dir)
   for name, value in pairs(env or {}) do own[name] = value end
