@@ -341,7 +341,7 @@ describe("a second connection wanted by who holds the only one", function()
   it("is explained as a deadlock, in whatever way it is asked for", function()
     local db = one { timeout = 0.05 }
     pool.run(function()
-      local c <close> = check(db:acquire())
+      local c <close> = check(db:acquire { timeout = 20 })
       for what, ask in pairs {
         acquire = function() return db:acquire() end,
         query = function() return db:query "select 1" end,

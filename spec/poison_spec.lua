@@ -148,10 +148,19 @@ local function dirt(world, state, way)
   end })
 end
 
+local function no_lease(world, err)
+  local s, doing = world.db:stats(), {}
+  for _, what in ipairs { "idle", "leased", "opening", "checking", "resetting", "closing", "waiting" } do
+    doing[#doing + 1] = ("%d %s"):format(s[what], what)
+  end
+  return ("no lease came: %s (%s)"):format(tostring(err), table.concat(doing, ", "))
+end
+
 --- The next lease: what is wrong with it, nil for nothing. What it found is not left to the next trial; where it found nothing, nothing
 --- is done, so that what nobody looked for would come out in the end.
 local function next_lease(world, name, dirty, wanted)
-  local c <close> = check(world.db:acquire { timeout = 10 })
+  local c <close>, err = world.db:acquire { timeout = 30 }
+  if not c then return no_lease(world, err) end
   local fine, found = pcall(look, world, c)
   local wrong = fine and verdict(wanted, name, dirty.lease, world.subject.identity(c), found) or not fine and tostring(found) or nil
   if wrong or (wanted == "kept" and not (world.subject.wash and c:exec(world.subject.wash))) then c:invalidate() end

@@ -238,7 +238,7 @@ end
 --- A way on a lease of its own.
 local function leased(fn)
   return function(world, dirty)
-    local c <close> = check(world.db:acquire { timeout = 10 })
+    local c <close> = check(world.db:acquire { timeout = 30 })
     dirty(c)
     fn(c, world)
   end
@@ -271,33 +271,33 @@ poison.ways = {
     return true
   end):join(10)) end) },
   { name = "<close>", place = "alone", back = function(world, dirty)
-    local c <close> = check(world.db:acquire { timeout = 10 })
+    local c <close> = check(world.db:acquire { timeout = 30 })
     dirty(c)
   end },
   { name = "an error past a <close>", place = "alone", back = function(world, dirty)
     planned(pcall(function()
-      local c <close> = check(world.db:acquire { timeout = 10 })
+      local c <close> = check(world.db:acquire { timeout = 30 })
       dirty(c)
       error { planned = true }
     end))
   end },
   { name = "an error that ends the task", place = "alone", back = function(world, dirty)
     local _, err = pool.spawn(function()
-      dirty(check(world.db:acquire { timeout = 10 }))
+      dirty(check(world.db:acquire { timeout = 30 }))
       error { planned = true }
     end):join(10)
     planned(false, err)
   end },
   { name = "the end of the task", place = "alone", back = function(world, dirty)
     assert(pool.spawn(function()
-      dirty(check(world.db:acquire { timeout = 10 }))
+      dirty(check(world.db:acquire { timeout = 30 }))
       return true
     end):join(10))
   end },
   { name = "the end of pool.run by an error", place = "alone", outside = true, back = function(world, dirty)
     planned(pcall(pool.run, function()
       until_ready(function(mark)
-        dirty(check(world.db:acquire { timeout = 10 }))
+        dirty(check(world.db:acquire { timeout = 30 }))
         mark.ready = true
         pool.sleep(60)
       end)
@@ -306,14 +306,14 @@ poison.ways = {
   end },
   { name = "task:cancel", place = "alone", back = function(world, dirty)
     cancelled(until_ready(function(mark)
-      dirty(check(world.db:acquire { timeout = 10 }))
+      dirty(check(world.db:acquire { timeout = 30 }))
       mark.ready = true
       pool.sleep(60)
     end))
   end },
   { name = "task:cancel amid a statement", place = "alone", runs = true, back = function(world, dirty)
     cancelled(until_ready(function(mark)
-      local c = check(world.db:acquire { timeout = 10 })
+      local c = check(world.db:acquire { timeout = 30 })
       dirty(c)
       mark.ready = true
       c:query(world.sleep)
@@ -343,7 +343,7 @@ poison.ways = {
   end) },
   { name = "the collector, detached", place = "alone", lost = true, back = function(world, dirty)
     assert(pool.spawn(function()
-      local c = check(world.db:acquire { timeout = 10 })
+      local c = check(world.db:acquire { timeout = 30 })
       dirty(c)
       c:detach()
       return true
@@ -355,7 +355,7 @@ poison.ways = {
     end)
   end },
   { name = "the collector, outside pool.run", place = "alone", lost = true, outside = true, back = function(world, dirty)
-    local function lose() dirty(check(world.db:acquire { timeout = 10 })) end
+    local function lose() dirty(check(world.db:acquire { timeout = 30 })) end
     lose()
     dirty.forget()
     pools.wait(function()
@@ -391,7 +391,7 @@ poison.ways = {
     end))
   end },
   { name = "c:transaction by an error", place = "rolled back", back = function(world, dirty)
-    local c <close> = check(world.db:acquire { timeout = 10 })
+    local c <close> = check(world.db:acquire { timeout = 30 })
     planned(pcall(c.transaction, c, function(tx)
       dirty(tx)
       error { planned = true }
