@@ -74,7 +74,7 @@ describe("seconds of everything that can happen, upon tasks and pool serve at on
     local env = {} -- a PostgreSQL of its own: this one's server dies again and again
     for _, name in ipairs { "DIR", "PORT", "USER", "PASSWORD", "DATABASE", "BIN" } do env["POOL_SPEC_PG_" .. name] = false end
     local p <close> = process.start({ "lua5.4", SCRIPT, SECONDS }, { env = env })
-    local code = p:wait(240)
+    local code = p:wait(400)
     local out = p:stdout()
     assert.equal(0, code, out .. p:stderr())
     assert.matches("soak: passed\n$", out)

@@ -311,6 +311,19 @@ local function watch_server()
   end
 end
 
+local function warm() return math.max(3, options.seconds / 5) end
+
+--- Whether a slow machine has let too little be seen or happen yet; it gets eight times the time.
+local function too_little()
+  if clock() > 8 * options.seconds then return false end
+  for _, name in ipairs { "tasks", "serve" } do
+    local samples = half[name].samples
+    if #samples < LEAST + 1 or samples[#samples - LEAST].at < warm() then return true end
+    if samples[#samples].lost == 0 or samples[#samples].leaks == 0 then return true end
+  end
+  return false
+end
+
 --- A lane of what happens, one after another with a pause: turn() carries it on, busy() says whether something is under way. Counts in
 --- `done`.
 local function lane(list, done, pause)
@@ -318,7 +331,7 @@ local function lane(list, done, pause)
   local self = {}
   function self.busy() return now ~= nil end
   function self.turn()
-    if not now and clock() >= next_at and clock() < options.seconds then
+    if not now and clock() >= next_at and (clock() < options.seconds or too_little()) then
       local name = draw()
       now, done[name] = coroutine.create(list[name]), (done[name] or 0) + 1
     end
@@ -328,18 +341,6 @@ local function lane(list, done, pause)
     if coroutine.status(now) == "dead" then now, next_at = nil, clock() + pause end
   end
   return self
-end
-
-local function warm() return math.max(3, options.seconds / 5) end
-
---- Whether a slow machine has let too little be seen yet; it gets five times the time to show more.
-local function too_little()
-  if clock() > 5 * options.seconds then return false end
-  for _, name in ipairs { "tasks", "serve" } do
-    local samples = half[name].samples
-    if #samples < LEAST + 1 or samples[#samples - LEAST].at < warm() then return true end
-  end
-  return false
 end
 
 --- Everything that happens until the time is over; samples meanwhile. What was done how often.
@@ -447,7 +448,7 @@ local function judge_half(name, rows)
     local there = figure.name ~= "used" or h.samples[1] and h.samples[1].used
     if there and not (SANITIZED and figure.unsanitized) then rows[#rows + 1] = judge.flat(name, h.samples, figure, warm()) end
   end
-  verdict(not h.sums and h.summed > 10, name .. ": counters", "add up at each of %d looks%s", h.summed, h.sums and ": not " .. h.sums or "")
+  verdict(not h.sums and h.summed >= LEAST, name .. ": counters", "add up at each of %d looks%s", h.summed, h.sums and ": not " .. h.sums or "")
   verdict(h.most <= schedule.CEILING and h.most > 0, name .. ": connections", "at most %d at the server, of %d", h.most, schedule.CEILING)
   local off = h.last and judge.back(h.begin, h.last, LEFT[name]) or not h.last and "it ended before its time"
   verdict(not off, name .. ": at the end", "%s", off or "descriptors, threads, coroutines, tasks and leases are back at the start's number")

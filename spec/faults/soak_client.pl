@@ -13,7 +13,11 @@ $| = 1;
 my ($id, $socket, $buffer);
 my %n = map { $_ => 0 } qw(right typed wrong kept unknown);
 
-sub wrong { $n{wrong}++; print STDERR "client $id: @_\n" if $n{wrong} <= 5; return }
+sub wrong {
+  $n{wrong}++;
+  print STDERR substr("client $id: @_", 0, 300), "\n" if $n{wrong} <= 5;
+  return;
+}
 
 sub dial {
   socket($socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!";

@@ -4,8 +4,8 @@ local schedule = {}
 --- size + max_overflow never exceed this, whoever sets them: what the server's side is held against.
 schedule.CEILING, schedule.HALF = 24, 12
 
---- Bytes that a policy may take: what resident memory may grow by (soak_judge.lua).
-schedule.POLICY_MEMORY = 4 * 1024 * 1024
+--- Bytes that a policy may take: twice that is what resident memory may grow by (soak_judge.lua).
+schedule.POLICY_MEMORY = 2 * 1024 * 1024
 
 --- The name of the policy that is saved last and must have come to live.
 schedule.LAST = "the-last-one"

@@ -260,7 +260,7 @@ local function load(db, lite)
   local living = life.begin(db, seed, directory .. "/tasks.record", wrong)
   local workers, tasks = start_workers(db, lite, function() return over end)
   while not told "stop" do
-    assert(lite:configure { size = random(4), max_overflow = random(3) })
+    assert(lite:configure { size = 1 + random(2), max_overflow = random(2) - 1 })
     say("load", db)
     figures.plant(db)
     pool.sleep(INTERVAL)
