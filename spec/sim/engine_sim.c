@@ -217,6 +217,7 @@ static void agent_done(struct call *call) {
   a->last = call->error ? call->error->kind : POOL_OK;
   running.failed += call->error != NULL;
   INSIST(!call->error || !call->result);
+  if (call->error && call->kind == CALL_FETCH) INSIST(!call->error->retryable); /* it has given rows */
   if (call->error) agent_check_error(a, call->kind, call->error->kind);
   else if (call->kind == CALL_LEASE) agent_hold(a, call->conn);
   else agent_check_result(a, call);
@@ -288,7 +289,7 @@ static void agent_release(struct agent *a) {
 static void agent_run(struct agent *a, struct conn *c) {
   struct sim *sim = a->sim;
   static const char *const words[] = {"select", "select", "begin", "commit"};
-  if (c->streaming && chance(sim, 80)) {
+  if ((c->streaming && chance(sim, 80)) || (c->dead && chance(sim, 30))) { /* dead: perhaps since its last batch */
     agent_wait(a);
     engine_fetch(c, &a->call);
   } else if (c->streaming) {

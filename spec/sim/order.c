@@ -135,6 +135,12 @@ static void check_turn(const struct pool *p, const struct asked *served) {
     INSIST(a->key != served->key || a->priority < served->priority || a->waiter->state != WAITER_IN_LINE);
 }
 
+static void check_open(const struct pool *p) {
+  struct stats s;
+  pool_stats(p, &s);
+  INSIST(!s.paused);
+}
+
 static int key_place(uint64_t key) {
   int i = 0;
   while (i < order.key_count && order.keys[i] != key) i++;
@@ -160,6 +166,7 @@ bool __wrap_pool_next(struct pool *p, struct action *out) {
   int i = asked_find(out->waiter);
   INSIST(i >= 0);
   if (out->kind == ACTION_GRANT) {
+    check_open(p);
     check_turn(p, &order.asked[i]);
     INSIST(out->waiter->idle_only || out->waiter->since + out->waiter->waited < out->waiter->deadline);
     order.counters.grants++;

@@ -4,7 +4,8 @@
 ** It stands between the engine and the core, and before the engine: a program that links it with --wrap for pool_acquire, pool_cancel,
 ** pool_next, engine_lease and engine_query has every request, withdrawal and answer go through here, whoever makes them. It is seen to that
 ** 1. an answer is to somebody who is in line, and to nobody twice;
-** 2. who is granted had nobody of his key before him, of his priority or a higher one (but under lifo), nor was his deadline over;
+** 2. who is granted had nobody of his key before him, of his priority or a higher one (but under lifo), nor was his deadline over
+**    or the pool paused;
 ** 3. who goes back in line, because his connection was dead, has the deadline that he came with;
 ** 4. nobody is in line beside max_waiting_per_key others of his key, nor refused for it beside fewer;
 ** 5. keys take turns: while one waits, no other one is served again and again;

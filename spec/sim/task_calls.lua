@@ -212,7 +212,10 @@ local function rows(on, w)
     end
   end)
   if i > 0 then call.timeout = nil end
-  if not fine and err ~= "stop" then return refuse_number(call, err, n) end
+  if not fine and err ~= "stop" then
+    check(i == 0 or not err.retryable, "rows: retryable after %d rows: %s", i, tostring(err))
+    return refuse_number(call, err, n)
+  end
   sim.count "streams"
   if stop and i >= stop then return true end
   check(i > 0, "rows: none")

@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,7 +39,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-enum { STEPS_DEFAULT = 300000, TWICE = 12 };
+enum { STEPS_DEFAULT = 300000, TWICE = 12, LIFE_SECONDS = 20 /* of the processor; a life takes far less than one */ };
 
 struct running running;
 
@@ -221,6 +222,18 @@ static int api_lease(lua_State *L) {
   return 1;
 }
 
+/* sim.age() -> seconds that the oldest connection is old */
+static int api_age(lua_State *L) {
+  const struct sim *sim = running.sim;
+  usec age = 0, now = loop_now(sim->loop);
+  for (int i = 0; i < SIM_SLOTS; i++) {
+    const struct slot *s = pool_slot(engine_pool(sim->pool->engine), i);
+    if (s->state != SLOT_EMPTY && s->state != SLOT_OPENING && now - s->opened > age) age = now - s->opened;
+  }
+  lua_pushnumber(L, (double)age / (double)USEC_PER_SECOND);
+  return 1;
+}
+
 /* sim.live() -> connections */
 static int api_live(lua_State *L) {
   lua_pushinteger(L, running.sim->db.live);
@@ -230,7 +243,7 @@ static int api_live(lua_State *L) {
 static const luaL_Reg api[] = {
     {"random", api_random}, {"note", api_note},   {"fail", api_fail},     {"count", api_count}, {"over", api_over}, {"calm", api_calm},
     {"number", api_number}, {"fate", api_fate},   {"due", api_due},       {"done", api_done},   {"left", api_left}, {"live", api_live},
-    {"watch", api_watch},   {"lease", api_lease}, {"detach", api_detach}, {NULL, NULL}};
+    {"watch", api_watch},   {"lease", api_lease}, {"detach", api_detach}, {"age", api_age},     {NULL, NULL}};
 
 static int api_open(lua_State *L) {
   const struct sim *sim = running.sim;
@@ -345,6 +358,7 @@ static uint64_t run(uint64_t seed, bool trace) {
   sim->budget = 100 + (long)dice_draw(&sim->dice, 1400);
   long blocks = running.blocks;
   running.sim = sim;
+  setitimer(ITIMER_PROF, &(struct itimerval){.it_value.tv_sec = LIFE_SECONDS}, NULL);
   lua_State *L = sim->L = lua_newstate(lua_memory, NULL);
   INSIST(L != NULL);
   lua_pushcfunction(L, traceback);
@@ -421,6 +435,7 @@ int main(int argc, char **argv) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   signal(SIGABRT, report);
   signal(SIGSEGV, report);
+  signal(SIGPROF, report);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_set_death_callback(tell_seed);
 #endif

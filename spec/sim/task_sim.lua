@@ -186,12 +186,13 @@ local function recover(tasks)
   if tuner then tuner:close() end
   S.tuned = false
   local settings = { size = 2 + sim.random(3), max_overflow = sim.random(2), timeout = 30, max_waiting = 10000, max_waiting_per_key = 0,
-    queue = "fifo", statement_timeout = 0, pre_ping_timeout = 5, connect_timeout = 10 }
+    queue = "fifo", statement_timeout = 0, pre_ping_timeout = 5, connect_timeout = 10, recycle = pick(2, 3600), min_idle = pick(0, 2) }
   check(S.db:configure(settings))
   note_settings(settings)
   S.db:resume()
   pool.sleep(6)
   S.failing = false
+  check(sim.age() < settings.recycle + 0.1, "a connection is %g s old, and recycle is %g", sim.age(), settings.recycle)
   local functions = {}
   for i = 1, 12 do
     functions[i] = function()
