@@ -152,7 +152,6 @@ end
 local function check_row(call, row, n, i)
   check(row.n == n and row.row == i, "%s: asked %d, got row %d of %d", call.what, n, row.row, row.n)
   check(not call.w.pid or row.conn == call.w.pid, "%s: from another connection", call.what)
-  check(call.w.pid or not S.gone[row.conn], "%s: from a connection that was invalidated", call.what)
   check_tx(call, row.tx)
   local tx = call.w.tx
   if tx and not tx.lease then tx.conn, tx.lease = row.conn, sim.lease(row.conn) end
