@@ -140,6 +140,22 @@ describe("pool simulate", function()
     assert.matches("there is no policy nosuch", complaints)
   end)
 
+  it("names the workload file whose settings are wrong", function()
+    local path = os.tmpname()
+    local wrong = { ["{ queue = 'c0odel' }"] = 'settings: queue: "c0odel" is not one of fifo, lifo, codel',
+      ["5"] = "settings: a table is wanted, not 5", ["nil, limits = 5"] = "limits: a table is wanted, not 5" }
+    for settings, message in pairs(wrong) do
+      local file = assert(io.open(path, "w"))
+      file:write("return { workload = { arrival = { kind = 'poisson', rate = 50 }, service = { kind = 'exponential', mean = 0.01 } }, ",
+        "settings = ", settings, " }")
+      file:close()
+      local _, complaints, code = pool_simulate("--workload", path)
+      assert.equal(2, code)
+      assert.equal("pool: simulate: --workload: " .. path .. ": " .. message, complaints:match "^[^\n]*")
+    end
+    os.remove(path)
+  end)
+
   it("tells a policy's on_event as a live pool does", function()
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))

@@ -12,6 +12,7 @@
 
 local check = require "pool.check"
 local core = require "pool.core"
+local sim_check = require "pool.sim_check"
 
 local recording = {}
 
@@ -120,8 +121,8 @@ local function settings_fault(given)
   for _, row in ipairs(core.settings()) do
     if row.room == "pool" then own[row.name] = given[row.name] end
   end
-  local fine, all = pcall(core.check_settings, own)
-  if not fine then return (all:gsub("^[^:]+:%d+: ", "")) end
+  local wrong, all = sim_check.settings(own)
+  if wrong then return wrong end
   for _, row in ipairs(core.settings()) do
     if row.room == "pool" then given[row.name] = all[row.name] end
   end

@@ -248,12 +248,28 @@ local RUN = { policy = true, settings = true, limits = true, duration = true, wa
 local FILE = { name = true, word = true, text = true, duration = true, warmup = true, workload = true, database = true, settings = true,
   limits = true }
 
+--- What is wrong with settings that a file names, as a text; nil and every setting's value when nothing is.
+function sim_check.settings(given)
+  local fine, all = pcall(core.check_settings, given)
+  if fine then return nil, all end
+  return (tostring(all):gsub("^[^:]+:%d+: ", ""))
+end
+
+--- Settings and limits as tables. What is in the limits is checked against the policy's settings, by core.simulate.
+local function check_tables(given)
+  if given.settings ~= nil and type(given.settings) ~= "table" then fail("settings: a table is wanted, not %s", shown(given.settings)) end
+  if given.limits ~= nil and type(given.limits) ~= "table" then fail("limits: a table is wanted, not %s", shown(given.limits)) end
+end
+
 --- A workload file's table.
 function sim_check.workload_file(given)
   check_names(given, FILE, "the workload")
   number(given.duration, "duration", 1e-6, 1e8)
   sim_check.sources(given.workload)
   sim_check.database(given.database)
+  check_tables(given)
+  local wrong = sim_check.settings(given.settings or {})
+  if wrong then fail("settings: %s", wrong) end
 end
 
 --- sim.run's options as core.simulate takes them.
@@ -262,8 +278,7 @@ function sim_check.run(given)
   local duration = number(given.duration, "duration", 1e-6, 1e8, 300.0)
   local warmup = number(given.warmup, "warmup", 0, 1e8, 0.0)
   if warmup >= duration then fail("warmup: %s is not less than the duration, %s", shown(warmup), shown(duration)) end
-  if given.settings ~= nil and type(given.settings) ~= "table" then fail("settings: a table is wanted, not %s", shown(given.settings)) end
-  if given.limits ~= nil and type(given.limits) ~= "table" then fail("limits: a table is wanted, not %s", shown(given.limits)) end
+  check_tables(given)
   return {
     settings = given.settings or {}, limits = given.limits, duration = duration, warmup = warmup,
     seed = whole(given.seed, "seed", 0, 1 << 52, 1), timeline = number(given.timeline, "timeline", 0, 1e8, 1.0),

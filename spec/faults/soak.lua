@@ -448,7 +448,8 @@ local function judge_half(name, rows)
     local there = figure.name ~= "used" or h.samples[1] and h.samples[1].used
     if there and not (SANITIZED and figure.unsanitized) then rows[#rows + 1] = judge.flat(name, h.samples, figure, warm()) end
   end
-  verdict(not h.sums and h.summed >= LEAST, name .. ": counters", "add up at each of %d looks%s", h.summed, h.sums and ": not " .. h.sums or "")
+  local unlike = h.sums and ": not " .. h.sums or ""
+  verdict(not h.sums and h.summed >= LEAST, name .. ": counters", "add up at each of %d looks%s", h.summed, unlike)
   verdict(h.most <= schedule.CEILING and h.most > 0, name .. ": connections", "at most %d at the server, of %d", h.most, schedule.CEILING)
   local off = h.last and judge.back(h.begin, h.last, LEFT[name]) or not h.last and "it ended before its time"
   verdict(not off, name .. ": at the end", "%s", off or "descriptors, threads, coroutines, tasks and leases are back at the start's number")

@@ -108,10 +108,11 @@ local function sweep(name, steps, start, more)
       w.proxy = start()
       w:defer(function() w.proxy:close() end)
       w.conversation = postgres.url { through = w.proxy, application_name = w.name, sslmode = "disable", gssencmode = "disable" }
-      w.cuts, w.patience = 0, more and more.patience
+      w.cuts = 0
     end,
     ask = function(_, n, calls)
       local w, at = world, world.at
+      w.patience = at and more and more.patience -- only where something can fall silent
       if not at then return converse(w, steps, n, calls.ledger) end
       w.proxy:calm { cut = at, direction = w.direction, how = w.how }
       local before = w.proxy:stats().cuts
