@@ -81,6 +81,7 @@ local function longest() return S.fixed and S.fixed > 0 and S.fixed + STOP or ST
 local function begin(what, w, timeout, statements)
   local now, statement = pool.now(), statements and true
   local limit = (timeout == 0 and CHECK or timeout or 0) + (statements or 0) * longest()
+  if w.pid and statement then limit = limit + STOP end -- for the one before on this connection, which was given up
   if w.by then limit = math.min(limit, math.max(0, w.by - now)) end
   return setmetatable({ what = what, w = w, since = now, timeout = timeout, statement = statement, id = sim.due(what, limit) }, Call)
 end
