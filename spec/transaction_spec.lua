@@ -565,6 +565,23 @@ describe("a transaction that cannot be finished as meant", function()
     end)
   end)
 
+  it("goes on when the loop over its rows is left, however many are still to come", function()
+    local db = pools.open { size = 1, max_overflow = 0 }
+    pool.run(function()
+      for _, rows in ipairs { 3, 300, 100000 } do
+        local first = check(db:transaction(function(tx)
+          for row in tx:rows("select generate_series(1, $1) as n, repeat('x', 100) as x", rows) do
+            if row.n == 2 then break end
+          end
+          assert.is_true(tx.in_transaction)
+          return check(tx:query("select txid_current_if_assigned() is null as fine, 7 as n"))[1].n
+        end))
+        assert.equal(7, first)
+      end
+      assert.equal(0, db:stats().query_errors)
+    end)
+  end)
+
   --- A table that is there for fn alone.
   local function with_table(db, fn)
     check(db:exec "create table if not exists undone (n int); truncate undone")

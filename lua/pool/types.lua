@@ -330,6 +330,8 @@ function Connection:json(sql, ...) end
 ---@return pool.Error? err
 function Connection:exec(script) end
 
+--- As db:rows. In a PostgreSQL transaction, which a cancel would abort, the rest of a loop that is left is read and thrown away, for five
+--- seconds at most; then it is cancelled all the same.
 ---@param sql string
 ---@param ... pool.Parameter
 ---@return fun(): pool.Row?
@@ -396,6 +398,7 @@ function Session:json(sql, ...) end
 ---@return pool.Error? err
 function Session:exec(script) end
 
+--- As c:rows.
 ---@param sql string
 ---@param ... pool.Parameter
 ---@return fun(): pool.Row?

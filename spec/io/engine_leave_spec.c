@@ -177,6 +177,54 @@ static void specify_leaving_streams(struct world *w) {
     CHECK(world_whole(w));
     world_end(w);
   }
+}
+
+static void specify_streams_in_transactions(struct world *w) {
+  struct caller a, b;
+  TEST("within a transaction the rest is read, for a cancel would abort the transaction") {
+    world_begin(w, 1);
+    w->db.batches = 2000;
+    w->db.prompt = true;
+    world_start(w);
+    struct conn *c = world_lease(w);
+    caller_run(&a, c, "begin");
+    world_settle(w);
+    caller_stream(&a, c);
+    world_settle(w);
+    engine_stop_stream(c);
+    CHECK(!c->streaming && c->job == CONN_STOPPING); /* 2000 batches at once would keep others waiting */
+    caller_run(&b, c, "select");
+    for (int turn = 0; turn < 200; turn++) world_settle(w);
+    CHECK(b.ended == 1 && b.error.kind == POOL_OK && w->db.cancels == 0 && w->db.results == 0 && engine_in_transaction(c));
+    caller_run(&b, c, "commit");
+    world_settle(w);
+    engine_release(c);
+    CHECK(world_whole(w) && w->db.resets == 0);
+    world_end(w);
+  }
+  TEST("within a transaction a rest that does not end within 5 s is cancelled") {
+    world_begin(w, 1);
+    world_start(w);
+    struct conn *c = world_lease(w);
+    caller_run(&a, c, "begin");
+    world_settle(w);
+    caller_stream(&a, c);
+    world_settle(w);
+    scripted_conn(&w->db, 0)->due = NEVER;
+    engine_stop_stream(c);
+    world_pass(w, 4999 * MS);
+    CHECK(c->job == CONN_STOPPING && w->db.cancels == 0);
+    world_pass(w, 1 * MS);
+    CHECK(c->job == CONN_LEASED && w->db.cancels == 1 && !c->dead);
+    engine_release(c);
+    world_settle(w);
+    CHECK(world_whole(w) && w->db.resets == 1);
+    world_end(w);
+  }
+}
+
+static void specify_ends_of_streams(struct world *w) {
+  struct caller a;
   TEST("a connection released in the middle of a stream is reset") {
     world_begin(w, 1);
     world_start(w);
@@ -404,6 +452,8 @@ void engine_leave_spec(void) {
   specify_leaving_leases(&w);
   specify_releasing(&w);
   specify_leaving_streams(&w);
+  specify_streams_in_transactions(&w);
+  specify_ends_of_streams(&w);
   specify_cancels(&w);
   specify_long_cancels(&w);
   specify_statement_timeout(&w);

@@ -526,7 +526,7 @@ static const char *db_begin(bool read_only, const char *isolation, bool deferrab
 }
 
 const struct driver scripted_driver = {
-    .name = "scripted", .begin_sql = "BEGIN", .create = db_create, .configure = db_configure, .destroy = db_destroy,
+    .name = "scripted", .begin_sql = "BEGIN", .cancel_aborts = true, .create = db_create, .configure = db_configure, .destroy = db_destroy,
     .size_limit = db_size_limit, .open = conn_open, .addresses_left = conn_addresses_left, .next_address = conn_next_address,
     .ping = conn_ping, .send = conn_send, .reset = conn_reset, .needs_reset = conn_needs_reset, .cancel = conn_cancel,
     .close = conn_close, .abandon = conn_abandon, .step = conn_step, .idle = conn_idle, .fd = conn_fd, .status = conn_status,

@@ -27,6 +27,7 @@ local S = {
   fixed = false,               -- statement_timeout, where nobody changes the settings
   bounded = false,             -- calls may be refused for a full line
   failing = sim.badness > 0,   -- connections get lost, opens fail
+  calm = false,                -- ... no more
   tunable = false, tuned = false,
   held = {},                   -- pid -> somebody has it
   gone = {},                   -- pid -> it was invalidated
@@ -68,6 +69,7 @@ end
 
 local STATEMENT = 130 -- seconds a statement may take: it hangs, then the network falls silent; and the patience with a cancel
 local STOP = 5        -- ... that alone
+local DRAIN = 5       -- the rest of a stream may be read first
 local CHECK = 5       -- who wants an idle connection alone may wait for its check
 local EARLY = 0.002   -- what rounding may make of seconds
 
@@ -81,7 +83,7 @@ local function longest() return S.fixed and S.fixed > 0 and S.fixed + STOP or ST
 local function begin(what, w, timeout, statements)
   local now, statement = pool.now(), statements and true
   local limit = (timeout == 0 and CHECK or timeout or 0) + (statements or 0) * longest()
-  if w.pid and statement then limit = limit + STOP end -- for the one before on this connection, which was given up
+  if (w.pid or w.session) and statement then limit = limit + DRAIN + STOP end -- for the one before on this connection, which was left
   if w.by then limit = math.min(limit, math.max(0, w.by - now)) end
   return setmetatable({ what = what, w = w, since = now, timeout = timeout, statement = statement, id = sim.due(what, limit) }, Call)
 end

@@ -60,6 +60,7 @@ struct driver {
   const char *name;        /* "postgres", "sqlite" */
   bool json_arrays;        /* array parameters as JSON text rather than as {...} */
   const char *begin_sql;   /* "BEGIN"; sqlite: "BEGIN IMMEDIATE" */
+  bool cancel_aborts;      /* a cancel between the batches of a stream aborts the transaction around it */
 
   /* A database. Parses the URL (db/url.h); a URL it cannot use: NULL, POOL_SETTINGS with a redacted message. Copies the settings. */
   struct db *(*create)(const struct db_settings *, db_log_fn, void *user, struct pool_error *);

@@ -187,7 +187,7 @@ static const char *transaction_begin(bool read_only, const char *isolation, bool
 const struct driver postgres_driver = {
   .name = "postgres",
   .json_arrays = false,
-  .begin_sql = "BEGIN",
+  .begin_sql = "BEGIN", .cancel_aborts = true,
   .create = db_create,
   .configure = db_configure,
   .destroy = db_destroy,

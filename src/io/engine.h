@@ -51,6 +51,8 @@ struct conn {
   bool timed_out;         /* its statement was cancelled for statement_timeout */
   bool moving;            /* the driver may put another file under its descriptor: it opens, closes, resets, or a cancel is under way */
   bool within;            /* was in a transaction when its last statement was sent: all that is known while that runs */
+  int drained;            /* STOPPING without a cancel: batches read and thrown away */
+  usec drain_by;          /* and until when there is no cancel */
   bool parting;           /* CLOSING: the goodbye is under way (before: the cancel of its statement) */
   struct pool_error *why; /* of a dead one: how it died; malloc'd, may be NULL */
   int addresses_left;     /* OPENING: those not yet begun, as far as the driver knows; -1 at first */

@@ -300,7 +300,10 @@ void call_drop(struct conn *c) {
 
 void engine_stop_stream(struct conn *c) {
   if (!c->streaming || c->dead || c->job != CONN_LEASED) return;
-  conn_stop(c);
+  if (c->within && c->engine->driver->cancel_aborts)
+    conn_drain(c);
+  else
+    conn_stop(c);
   engine_settle(c->engine);
 }
 

@@ -3,7 +3,7 @@
 **
 **   EMPTY -> OPENING (conn_open) -> SETUP (somebody wants to prepare it) -> IDLE
 **   IDLE -> CHECKING (conn_check) -> IDLE;   IDLE -> LEASED (conn_lease) -> IDLE, RESETTING (conn_reset) -> IDLE
-**   LEASED, SETUP -> RUNNING (conn_run) -> back, or -> STOPPING (its caller left) -> back
+**   LEASED, SETUP -> RUNNING (conn_run) -> back, or -> STOPPING (its caller left: cancelled, or its rest is read) -> back
 **   any but EMPTY -> CLOSING (conn_close) -> EMPTY; from SETUP too, when it failed: the slot is OPENING until then
 ** A connection that dies while leased stays LEASED and `dead` until it is given back; statements on it fail at once. One timer
 ** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset or a goodbye. The read watch stays on
@@ -303,6 +303,35 @@ void conn_stop(struct conn *c) {
   conn_step(c);
 }
 
+static void conn_drain_turn(struct conn *c) {
+  usec now = engine_now(c->engine);
+  c->drained = 0;
+  if (now < c->drain_by)
+    timer_start(c->engine->loop, &c->timer, c->drain_by);
+  else
+    conn_begin_cancel(c);
+  conn_step(c);
+}
+
+void conn_drain(struct conn *c) {
+  INSIST(c->streaming && c->job == CONN_LEASED);
+  if (c->moving) { /* cancelled already */
+    conn_stop(c);
+    return;
+  }
+  c->streaming = false;
+  c->job = CONN_STOPPING;
+  c->drain_by = engine_now(c->engine) + DRAIN_TIMEOUT;
+  conn_drain_turn(c);
+}
+
+/* A batch that nobody wants. true: step on. */
+static bool conn_drain_on(struct conn *c) {
+  if (c->moving || ++c->drained < DRAIN_TURN) return true;
+  timer_start(c->engine->loop, &c->timer, engine_now(c->engine)); /* a server that is fast must not keep the loop to itself */
+  return false;
+}
+
 bool engine_cancel(struct conn *c) {
   if (c->job != CONN_RUNNING || c->moving) return false;
   conn_begin_cancel(c);
@@ -339,7 +368,7 @@ static bool conn_statement_done(struct conn *c) {
   struct db_result *result = d->result(c->db);
   bool stopping = c->job == CONN_STOPPING, more = !d->finished(c->db);
   if (stopping) d->free_result(result);
-  if (stopping && more) return true;
+  if (stopping && more) return conn_drain_on(c);
   conn_hand_back(c);
   c->streaming = more;
   if (more) { /* a cancel may still be under way: `moving` stays */
@@ -537,7 +566,12 @@ static void conn_timed_out(struct timer *t) {
         conn_step(c);
       }
       break;
-    case CONN_STOPPING: conn_stop_timed_out(c); break;
+    case CONN_STOPPING:
+      if (c->moving)
+        conn_stop_timed_out(c);
+      else
+        conn_drain_turn(c);
+      break;
     case CONN_RESETTING:
       c->dead = true;
       c->job = CONN_IDLE;

@@ -9,6 +9,8 @@
 
 #define CLOSE_TIMEOUT USEC_PER_SECOND     /* a goodbye the server does not answer */
 #define FRESH_FOR (USEC_PER_SECOND / 1000) /* idle for less needs no second look: somebody has just read from it */
+#define DRAIN_TIMEOUT (5 * USEC_PER_SECOND) /* the rest of a stream that a cancel would abort the transaction for */
+#define DRAIN_TURN 16                      /* batches of it, before others have their turn */
 #define STOP_TIMEOUT (5 * USEC_PER_SECOND) /* a cancel or reset that does not come to an end: the connection is given up */
 
 struct engine {
@@ -48,6 +50,7 @@ void conn_close(struct conn *);
 void conn_step(struct conn *);
 void conn_run(struct conn *, struct call *); /* a statement or the next batch; ends in call_finish or call_fail, now or later */
 void conn_stop(struct conn *);               /* its statement is nobody's any more: cancel it, then LEASED again */
+void conn_drain(struct conn *);              /* the same of a stream in a transaction, which a cancel would abort: read the rest */
 void conn_lease(struct conn *);              /* a lease begins */
 void conn_unlease(struct conn *);            /* a lease ends: off the list, the watch as an idle one's */
 void conn_discard(struct conn *);            /* frees the driver's side at once */
