@@ -115,12 +115,12 @@ describe("a password", function()
   end)
 
   it("on the command line is gone from the list of processes once the server listens", function()
-    for _, flag in ipairs { { "--database-url", true }, { "--database-url=", false } } do
+    for _, flag in ipairs { { "--database-url", true }, { "--database-url=", false }, { "--database_url=", false } } do
       local url = postgres.url { tcp = true, application_name = "in-ps" }
       local words = flag[2] and { flag[1], url } or { flag[1] .. url }
       local p <close> = serve(table.unpack(words))
       local shown = process.run(("tr '\\0' ' ' </proc/%d/cmdline"):format(p.pid))
-      assert.matches("serve app.lua %-%-listen 127%.0%.0%.1:0 %-%-database%-url", shown)
+      assert.matches("serve app.lua %-%-listen 127%.0%.0%.1:0 %-%-database[-_]url", shown)
       assert.is_nil(shown:find(postgres.cluster().PASSWORD, 1, true), shown)
       assert.equal(1, postgres.count "in-ps") -- it was used all the same
       p:signal "TERM"

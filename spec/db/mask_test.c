@@ -108,6 +108,23 @@ static void data(void) {
   }
 }
 
+static void cases(void) {
+  TEST("what the server made lower case of a value, as it does with names, is that value") {
+    CHECK_TEXT(masked("42P01", "relation \"plantedtable77\" does not exist", "select $1::regclass", "PlantedTable77"),
+               "relation $1 does not exist");
+    CHECK_TEXT(masked("42601", "improper relation name (too many dotted names): plantedt77.x.y.z", "select to_regclass($1)",
+                      "PlantedT77.X.y.z"), "improper relation name (too many dotted names): $1");
+  }
+  TEST("and a part of one is a part") {
+    CHECK_TEXT(masked("3F000", "schema \"plantedschema\" does not exist", "select $1::regclass", "PlantedSchema.t"),
+               "schema \"\xe2\x80\xa6\" does not exist");
+  }
+  TEST("what the statement says in whatever case stays") {
+    CHECK_TEXT(masked("42P01", "relation \"tableofmine\" does not exist", "select $1 from TableOfMine", "a TABLEOFMINE"),
+               "relation \"tableofmine\" does not exist");
+  }
+}
+
 static void secrets(void) {
   TEST("a password is hidden in every text of an error, also where the text was cut") {
     error_set(&error, POOL_CONNECT, "your password hunter2 is nice, hunter2");
@@ -155,12 +172,22 @@ static void limits(void) {
     CHECK_TEXT(masked("22P02", "", "select $1", "hunter2"), "");
     free(value);
   }
+  TEST("in parameters too long to be looked through every quoted text passes for a part") {
+    size_t size = (size_t)5 << 20;
+    char *value = malloc(size + 1);
+    if (value == NULL) abort();
+    memset(value, 'x', size);
+    value[size] = '\0';
+    CHECK_TEXT(masked("P0001", "\"some\" and \"more\" of it", "select $1 as more", value), "\"\xe2\x80\xa6\"\xe2\x80\xa6\"more\" of it");
+    free(value);
+  }
 }
 
 int main(void) {
   values();
   pieces();
   data();
+  cases();
   secrets();
   limits();
   return check_done();

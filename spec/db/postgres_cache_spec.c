@@ -134,6 +134,20 @@ static void behind_our_back_specs(void) {
       CHECK_TEXT(one(&w, conn, "select * from plan"), "1");
       CHECK(execute(&w, conn, "commit"));
     }
+  }
+  TEST("and so they do when nobody waited for the end of that statement") {
+    const char *const ways[] = {"deallocate all; select pg_sleep(20)", "discard all"};
+    for (int i = 0; i < 2; i++) {
+      CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
+      struct statement s = statement_of(ways[i]);
+      s.script = i == 0;
+      CHECK(D->send(conn, &s, &e));
+      if (i == 0) pause_for(50); /* the first of the two is over */
+      CHECK(await_reset(&w, conn, &e));
+      CHECK(execute(&w, conn, "begin"));
+      CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
+      CHECK(execute(&w, conn, "commit"));
+    }
     CHECK(execute(&w, conn, "drop table plan"));
   }
   TEST("a user's own EXECUTE of nothing stays an error") {

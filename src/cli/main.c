@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <lua.h>
 #include <lualib.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,12 +52,20 @@ static void push_arguments(lua_State *L, int argc, char **argv) {
   }
 }
 
+static const char URL_FLAG[] = "--database-url";
+
+/* Does the argument begin with the flag, in either of its spellings (--database_url)? */
+static bool is_url_flag(const char *argument) {
+  size_t i = 0;
+  while (URL_FLAG[i] && (argument[i] == '_' ? '-' : argument[i]) == URL_FLAG[i]) i++;
+  return URL_FLAG[i] == '\0';
+}
+
 /* A URL holds a password, and everybody may read a process's arguments: once Lua has them, stars take its place. */
 static void hide_urls(int argc, char **argv) {
-  static const char flag[] = "--database-url";
-  const size_t len = sizeof flag - 1;
+  const size_t len = sizeof URL_FLAG - 1;
   for (int i = 1; i < argc; i++) {
-    if (strncmp(argv[i], flag, len) != 0) continue;
+    if (!is_url_flag(argv[i])) continue;
     char *url = argv[i][len] == '=' ? argv[i] + len + 1 : argv[i][len] == '\0' && i + 1 < argc ? argv[++i] : NULL;
     if (url != NULL) memset(url, '*', strlen(url));
   }

@@ -1,9 +1,10 @@
 /*
 ** mask: see mask.h. Three passes, each of which only ever hides more.
 **
-** 1. Values: the very text that was sent. Found whole, or cut short at the message's end.
+** 1. Values: the very text that was sent, or that in lower case, as a server folds names. Found whole, or cut short at the message's end.
 ** 2. Pieces: what a server quotes may be a part of what was sent (an array's element, a member of JSON), so a quoted text that is
-**    part of a parameter is one, unless the statement says it too. Apostrophes make pairs that are none: they match nothing.
+**    part of a parameter is one, unless the statement says it too. Apostrophes make pairs that are none: they match nothing. Looking
+**    for many pieces in long parameters takes time that nobody else has: beyond SEARCH_MOST every quoted text passes for a piece.
 ** 3. Data: what was computed (upper($1)) or read from a table is in no parameter. In a complaint about data the text from the first
 **    quotation mark to the last is hidden as one piece, since a value may hold marks itself; the marks are those of the server's
 **    languages.
@@ -13,10 +14,12 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define ELLIPSIS "\xe2\x80\xa6"
 
-enum { LEAST_ALONE = 4, LEAST_INSIDE = 8, LEAST_SECRET = 4, LEAST_PIECE = 4, NUMBER_MOST = 48, TEXT_MOST = 1024, WITH_MOST = 16 };
+enum { LEAST_ALONE = 4, LEAST_INSIDE = 8, LEAST_SECRET = 4, LEAST_PIECE = 4, NUMBER_MOST = 48, TEXT_MOST = 1024, WITH_MOST = 16,
+       SEARCH_MOST = 4 << 20 /* bytes of parameters that are looked through for one error */ };
 
 /* Puts `with` in place of `len` bytes at `at`. Returns where to go on. */
 static char *text_replace(char *text, size_t size, char *at, size_t len, const char *with) {
@@ -47,9 +50,8 @@ static char *value_cut(char *message, const char *value, size_t len) {
   return NULL;
 }
 
-void mask_value(char *message, size_t size, const char *value, size_t len, int n) {
+static void value_hide(char *message, size_t size, const char *value, size_t len, int n) {
   char name[16], *at = message;
-  if (len == 0) return;
   snprintf(name, sizeof name, "$%d", n);
   while ((at = memmem(at, strlen(at), value, len)) != NULL) {
     if (at > message && at[-1] == '"' && at[len] == '"') at = text_replace(message, size, at - 1, len + 2, name);
@@ -60,16 +62,39 @@ void mask_value(char *message, size_t size, const char *value, size_t len, int n
   if (at != NULL) text_replace(message, size, at, strlen(at), at > message && at[-1] == '"' ? ELLIPSIS "\"" : name);
 }
 
-/* ---- 2: pieces ---- */
-
-static bool text_has(const char *text, const char *piece, size_t len) {
-  return text != NULL && memmem(text, strlen(text), piece, len) != NULL;
+void mask_value(char *message, size_t size, const char *value, size_t len, int n) {
+  char folded[TEXT_MOST];
+  size_t most = len < sizeof folded ? len : sizeof folded, upper = 0; /* beyond that only a message that was cut can begin it */
+  if (len == 0) return;
+  value_hide(message, size, value, len, n);
+  for (size_t i = 0; i < most; i++) {
+    folded[i] = value[i] >= 'A' && value[i] <= 'Z' ? (char)(value[i] | 0x20) : value[i];
+    upper += folded[i] != value[i];
+  }
+  if (upper > 0) value_hide(message, size, folded, most, n);
 }
 
-static void mask_pieces(char *message, size_t size, char mark, const struct param *p, const char *sql) {
+/* ---- 2: pieces ---- */
+
+/* Is the piece in it, in capitals or not? */
+static bool bytes_have(const char *bytes, size_t length, const char *piece, size_t len) {
+  if (memmem(bytes, length, piece, len) != NULL) return true;
+  for (const char *at = bytes, *end = bytes + length; (size_t)(end - at) >= len; at++)
+    if (tolower((unsigned char)*at) == tolower((unsigned char)*piece) && strncasecmp(at, piece, len) == 0) return true;
+  return false;
+}
+
+static bool text_has(const char *text, const char *piece, size_t len) {
+  return text != NULL && bytes_have(text, strlen(text), piece, len);
+}
+
+static void mask_pieces(char *message, size_t size, char mark, const struct param *p, const char *sql, size_t *searched) {
   for (char *open = strchr(message, mark), *close; open && (close = strchr(open + 1, mark)); open = close) {
     size_t len = (size_t)(close - open - 1);
-    if (len < LEAST_PIECE || memmem(p->text, p->len, open + 1, len) == NULL || text_has(sql, open + 1, len)) continue;
+    if (len < LEAST_PIECE || text_has(sql, open + 1, len)) continue;
+    if (p->len > SEARCH_MOST - *searched) *searched = SEARCH_MOST;
+    else *searched += p->len;
+    if (*searched < SEARCH_MOST && !bytes_have(p->text, p->len, open + 1, len)) continue;
     close = text_replace(message, size, open + 1, len, ELLIPSIS);
   }
 }
@@ -101,7 +126,7 @@ static void mask_quoted(char *message, size_t size, const char *sql) {
 
 static bool is_about_data(const struct pool_error *e) { return strncmp(e->sqlstate, "22", 2) == 0 || strcmp(e->sqlstate, "42601") == 0; }
 
-static void mask_param(struct pool_error *e, const struct param *p, int n, const char *sql) {
+static void mask_param(struct pool_error *e, const struct param *p, int n, const char *sql, size_t *searched) {
   char number[NUMBER_MOST];
   size_t len;
   switch (p->type) {
@@ -118,8 +143,8 @@ static void mask_param(struct pool_error *e, const struct param *p, int n, const
     case PARAM_JSON:
     case PARAM_ARRAY:
       mask_value(e->message, sizeof e->message, p->text, p->len, n);
-      mask_pieces(e->message, sizeof e->message, '"', p, sql);
-      mask_pieces(e->message, sizeof e->message, '\'', p, sql);
+      mask_pieces(e->message, sizeof e->message, '"', p, sql, searched);
+      mask_pieces(e->message, sizeof e->message, '\'', p, sql, searched);
       break;
     case PARAM_NULL:
     case PARAM_BOOLEAN:
@@ -128,7 +153,8 @@ static void mask_param(struct pool_error *e, const struct param *p, int n, const
 }
 
 void mask_error(struct pool_error *e, const struct statement *s) {
-  for (int i = 0; i < s->nparams; i++) mask_param(e, &s->params[i], i + 1, s->sql);
+  size_t searched = 0;
+  for (int i = 0; i < s->nparams; i++) mask_param(e, &s->params[i], i + 1, s->sql, &searched);
   if (is_about_data(e)) mask_quoted(e->message, sizeof e->message, s->sql);
 }
 

@@ -214,8 +214,8 @@ static bool text_has(const char *text, const char *const *words) {
 }
 
 static bool open_is_permanent(const struct pool_error *error, const char *text) {
-  static const char *const transient[] = {"SYSCALL", "timed out", "unexpected eof", "connection was closed", "memory",
-                                          "Memory", NULL};
+  static const char *const transient[] = {"SYSCALL", "timed out", "unexpected eof", "connection was closed", "out of memory",
+                                          "annot allocate memory", "emory allocation failure", "malloc failure", NULL};
   static const char *const hopeless[] = {"SSL", "certificate", "private key", "no password supplied", "authentication", "SCRAM",
                                          "channel binding", "invalid port number", "Unix-domain socket path", NULL};
   if (error->sqlstate[0])

@@ -230,7 +230,8 @@ static void take_single(struct db_conn *conn, PGresult *result) {
   note_failure(conn, &memory);
 }
 
-/* Did the session throw away every plan, the cache's among them? By the next use it may be in a transaction, where (3) cannot help. */
+/* Did the session throw away every plan, the cache's among them? By the next use it may be in a transaction, where (3) cannot help. What a
+   function or a DO block throws away nothing tells. */
 static bool plans_thrown_away(PGresult *result) {
   const char *tag = PQcmdStatus(result);
   return strcmp(tag, "DEALLOCATE ALL") == 0 || strcmp(tag, "DISCARD ALL") == 0;
@@ -238,6 +239,7 @@ static bool plans_thrown_away(PGresult *result) {
 
 /* The end of one command. */
 static void take_end(struct db_conn *conn, PGresult *result) {
+  if (plans_thrown_away(result)) cache_lost(&conn->cache);
   if (conn->closing > 0 || conn->preparing || conn->discarding) {
     if (conn->closing > 0) {
       conn->closing--;
@@ -249,7 +251,6 @@ static void take_end(struct db_conn *conn, PGresult *result) {
     return;
   }
   if (conn->last && conn->single) note_violation(conn, "a statement ended twice");
-  if (plans_thrown_away(result)) cache_lost(&conn->cache);
   PQclear(conn->last);
   conn->last = result;
 }
