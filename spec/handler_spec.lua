@@ -87,21 +87,29 @@ describe("a handler that raises, returns, sends or waits for what it should not"
 end)
 
 describe("a handler that never ends", function()
-  it("holds up its process, which two signals end all the same", function()
+  local NUMBERS = { TERM = 15, INT = 2 }
+
+  local function ends(first, second)
     local server <close> = serve()
     local client <close> = process.start { "curl", "-s", "--noproxy", "*", "--max-time", "30", server.url .. "/loop" }
     process.wait_until(function() -- it loops once it has used more processor than a server at rest does
       local stat = process.run(("cat /proc/%d/stat"):format(server.pid))
       return tonumber(stat:match "^%d+ %b() %S (.*)$":match("^" .. ("%S+ "):rep(10) .. "(%d+)")) > 20
     end, 20, "the loop")
-    server:signal "TERM"
+    server:signal(first)
     process.wait_until(function() -- the first has come when its handler is gone; two at once would be one
       local caught = process.run(("cat /proc/%d/status"):format(server.pid)):match "SigCgt:%s*(%x+)"
-      return math.tointeger(tonumber(caught, 16)) & 1 << 14 == 0
+      return math.tointeger(tonumber(caught, 16)) & 1 << (NUMBERS[first] - 1) == 0
     end, 10, "the signal to come")
     assert.is_nil(server:code()) -- it is graceful, and would end when the handler does
-    server:signal "TERM"
-    assert.equal(143, server:wait(10))
+    server:signal(second)
+    assert.equal(128 + NUMBERS[second], server:wait(10))
     client:wait(10)
+  end
+
+  it("holds up its process, which two signals end all the same", function()
+    ends("TERM", "TERM")
+    ends("TERM", "INT")
+    ends("INT", "TERM")
   end)
 end)

@@ -109,6 +109,9 @@ static void behind_our_back_specs(void) {
     CHECK_TEXT(one(&w, conn, "select * from plan"), "1");
     CHECK(execute(&w, conn, "commit"));
   }
+}
+
+static void thrown_away_specs(void) {
   TEST("DEALLOCATE ALL behind our back is recovered from") {
     CHECK_TEXT(one(&w, conn, "select 'x' as back"), "x");
     CHECK(execute(&w, conn, "deallocate all"));
@@ -185,6 +188,7 @@ void cache_specs(void) {
   reuse_specs();
   eviction_specs();
   behind_our_back_specs();
+  thrown_away_specs();
   off_specs();
   TEST("the cache goes with its connection") {
     goodbye(&w, conn);

@@ -10,8 +10,8 @@
 
 #include "driver.h"
 
-/* Each place where the message holds the value, or the value in lower case, becomes $n: in double quotes whatever it is, elsewhere when it is long enough (4 bytes
-   standing alone, 8 anywhere). A beginning of it at the end of a message that was cut, too. */
+/* Each place where the message holds the value, or the value in lower case, becomes $n: in double quotes whatever it is, elsewhere when
+   it is long enough (4 bytes standing alone, 8 anywhere). A beginning of it at the end of a message that was cut, too. */
 void mask_value(char *message, size_t size, const char *value, size_t len, int n);
 
 /* The message of the statement's error: every parameter's value (as above), texts in quotes that are part of a parameter's, and, where

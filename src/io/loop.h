@@ -34,8 +34,8 @@ struct wake { /* the one thing another thread may touch */
 
 struct signal {
   void (*caught)(struct signal *, int number);
-  bool once; /* from the instant the signal comes a second one has its default action, though the loop may not have turned; not
-                on a host's loop */
+  bool once; /* from the instant the signal comes a second one, of this number or of another watched so, has its default action, though
+                the loop may not have turned; not on a host's loop */
   _Alignas(8) unsigned char impl[64];
 };
 

@@ -24,6 +24,7 @@
 */
 #include "loop_internal.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -222,6 +223,19 @@ static void signal_caught(struct ev_loop *ev, ev_signal *w, int events) {
   s->caught(s, w->signum);
 }
 
+/* The first of those watched with `once`: of all of them a second one has its default action. Only what a handler may do. */
+static void signal_first(int number) {
+  int saved = errno;
+  for (int each = 1; each < NSIG; each++) {
+    struct sigaction action;
+    if (sigaction(each, NULL, &action) != 0 || action.sa_handler != signal_first) continue;
+    action.sa_handler = SIG_DFL;
+    sigaction(each, &action, NULL);
+  }
+  ev_feed_signal(number);
+  errno = saved;
+}
+
 static void loop_ev_signal_start(struct loop *base, struct signal *s, int number) {
   struct loop_ev *l = loop_ev(base);
   ev_signal *w = signal_ev(s);
@@ -231,7 +245,7 @@ static void loop_ev_signal_start(struct loop *base, struct signal *s, int number
   loop_ev_unref(l);
   struct sigaction action;
   if (!s->once || base->attached || sigaction(number, NULL, &action) != 0) return;
-  action.sa_flags |= (int)SA_RESETHAND;
+  action.sa_handler = signal_first;
   sigaction(number, &action, NULL);
 }
 
