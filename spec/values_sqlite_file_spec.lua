@@ -173,6 +173,18 @@ describe("a file that is taken away or replaced under its connections", function
     assert.is_true(other:stats().check_failures >= 1)
   end)
 
+  it("is seen by a reset that would open the file anew", function()
+    local only <close> = pool.new { database_url = "sqlite:///" .. path, size = 1, max_overflow = 0, reset = "discard", pre_ping = false }
+    pool.run(function()
+      local c = assert(only:acquire())
+      assert(c:query "select n from kept")
+      replace()
+      c:release()
+      same(2, one(only, "select n from kept"))
+      assert.equal(2, only:stats().opens) -- it was closed, and not opened anew by the reset itself
+    end)
+  end)
+
   it("is made anew where nothing was put in its place", function()
     process.run(("rm -f %s*"):format(path))
     local _, err = other:query "select n from kept"

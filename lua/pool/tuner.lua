@@ -129,6 +129,11 @@ local function stage(self, version)
   version.policy = policy
   version.name = policy.name or version.chunk:gsub("%.lua$", "")
   local tried, wrong = dry_run(self, version, before)
+  if not tried and before and message_of(wrong):find("policy_memory", 1, true) then -- beside that state there may be no room for it
+    before = nil
+    tried, wrong = dry_run(self, version)
+    if tried then tell(self, "warn", "its state is not carried over: it leaves no room within policy_memory", self.live) end
+  end
   if tried then tried, wrong = policy:begin(before) end
   if not tried then
     policy:close()

@@ -133,8 +133,13 @@ static bool worker_moved(struct db_conn *c) {
   return true;
 }
 
+/* Before what would go on in the file, or make another in its place. */
+static bool worker_looks(const struct db_conn *c, enum sqlite_job job) {
+  return job == JOB_STATEMENT || job == JOB_PING || (job == JOB_RESET && c->request.reset == RESET_DISCARD);
+}
+
 static bool worker_do(struct db_conn *c, enum sqlite_job job) {
-  c->report.gone = job == JOB_CLOSE || ((job == JOB_STATEMENT || job == JOB_PING) && worker_moved(c));
+  c->report.gone = job == JOB_CLOSE || (worker_looks(c, job) && worker_moved(c));
   if (c->report.gone) return job == JOB_CLOSE;
   switch (job) {
   case JOB_OPEN: return sqlite_open(c);

@@ -73,6 +73,7 @@ static void framing_write(struct http_bytes *out, const struct http_response *r,
 const char *http_response_write(struct http_bytes *out, const struct http_response *r, bool *keep_alive) {
   const char *fault = response_fault(r);
   if (fault != NULL) return fault;
+  if (out->failed) return "there was not enough memory for what goes before it"; /* which must not be forgotten with this one */
   *keep_alive = r->keep_alive;
   size_t before = out->len;
   char line[64];

@@ -64,13 +64,15 @@ static int file_open(lua_State *L, const char *path, size_t *size) {
     *size = (size_t)info.st_size;
     return fd;
   }
-  if (fd < 0)
-    lua_pushfstring(L, "%s: %s", path, errno == ENXIO ? "it is no file" : strerror(errno));
+  int wrong = errno;
+  bool opened = fd >= 0;
+  if (opened) close(fd); /* what is pushed below may raise */
+  if (!opened)
+    lua_pushfstring(L, "%s: %s", path, wrong == ENXIO ? "it is no file" : strerror(wrong));
   else if (!S_ISREG(info.st_mode))
     lua_pushfstring(L, "%s: it is no file", path);
   else
     lua_pushfstring(L, "%s: %I bytes of text; a policy has at most %d", path, (LUAI_UACINT)info.st_size, (int)POLICY_SOURCE_MAX);
-  if (fd >= 0) close(fd);
   return -1;
 }
 
@@ -89,9 +91,12 @@ static int api_policy_text(lua_State *L) {
   if (fd < 0) return 2;
   while (length < size && n > 0)
     if ((n = read(fd, text + length, size - length)) > 0) length += (size_t)n;
-  if (n < 0) lua_pushfstring(L, "%s: %s", path, strerror(errno));
+  int wrong = errno;
   close(fd);
-  if (n < 0) return 2;
+  if (n < 0) {
+    lua_pushfstring(L, "%s: %s", path, strerror(wrong));
+    return 2;
+  }
   lua_pushlstring(L, text, length);
   return 1;
 }
