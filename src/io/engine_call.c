@@ -170,7 +170,7 @@ bool engine_in_transaction(const struct conn *c) {
 
 static void call_send(struct conn *c, struct call *call) {
   struct engine *e = c->engine;
-  c->within = engine_in_transaction(c);
+  c->within = call->kind != CALL_QUERY && engine_in_transaction(c); /* db:query's connection has come clean */
   e->error.kind = POOL_OK;
   call->conn = c;
   call->state = CALL_RUNNING;
