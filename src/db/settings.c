@@ -14,8 +14,7 @@ static const struct setting db_rows[] = {
     {"connect_timeout", "DB_CONNECT_TIMEOUT", SETTING_DURATION, AT(connect_timeout), "10", .max = 1e9, .zero = "none", .live = true,
      .help = "to open a connection, names and every address included"},
     {"reset", "DB_POOL_RESET", SETTING_CHOICE, AT(reset), "rollback", .choices = reset_choices, .live = true,
-     .help = "rollback: an open transaction is undone, SETs, locks and temporary tables stay; discard: nothing stays (SQLite opens the "
-             "file anew); none: what comes back in a transaction is closed"},
+     .help = "at return: rollback undoes an open transaction alone; discard leaves nothing; none closes what is in one"},
     {"statement_timeout", "DB_STATEMENT_TIMEOUT", SETTING_DURATION, AT(statement_timeout), "0", .max = 1e9, .zero = "none", .live = true,
      .help = "a statement that takes longer is cancelled"},
     {"statement_cache", "DB_POOL_STATEMENT_CACHE", SETTING_COUNT, AT(statement_cache), "256", .max = 1e9, .zero = "off",
