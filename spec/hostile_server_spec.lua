@@ -354,6 +354,28 @@ describe("a hostile server:", function()
     close(db)
   end)
 
+  local ASKED = "SELECT pg_backend_pid()" -- what pool itself asks a new connection, unless `pooler` says what the server is
+  local odd = {
+    ["a row without columns"] = { pg.row_description {}, pg.data_row {} .. C },
+    ["a row of many columns"] = { pg.row_description { { "a", 23 }, { "b", 23 } }, pg.data_row { "1", "2" } .. C },
+    ["no rows"] = { pg.row_description { { "a", 23 } }, pg.command_complete "SELECT 0" },
+    ["NULL"] = { pg.row_description { { "a", 23 } }, pg.data_row { false } .. C },
+    ["no number"] = { pg.row_description { { "a", 25 } }, pg.data_row { "me" } .. C },
+    ["a number of many digits"] = { pg.row_description { { "a", 25 } }, pg.data_row { ("9"):rep(999) } .. C },
+    ["no rows at all"] = { pg.no_data(), pg.command_complete "SET" },
+  }
+  for what, said in pairs(odd) do
+    it("the question which backend it is, answered with " .. what, function()
+      local g <close> = fake_postgres.start {
+        describe = function(_, b, sql) return sql == ASKED and said[1] or b end,
+        execute = function(_, b, sql) return sql == ASKED and said[2] or b end,
+      }
+      local db = open(g, "x", { pooler = "auto" })
+      judge("query", "right", db.query, db, SQL)
+      close(db)
+    end)
+  end
+
   it("an answer to the wish for TLS that is none", function()
     local answers = { "X", "", "EERROR: no\0", "N" .. Z, "S" .. T .. D, "S\21\3\3\0\2\2\40", "S" .. ("\0"):rep(20000) }
     local f2 <close> = fake_postgres.start(function(c)

@@ -214,9 +214,10 @@ static void pooler_found(struct db_conn *conn) {
                "the server is behind a pooler: no prepared statements are kept (if it pools whole sessions, set pooler = none)");
 }
 
+/* Anything but one row of one column is no answer; a cell that is not there, libpq gives as NULL. */
 static void pooler_judge(struct db_conn *conn) {
   const PGresult *last = conn->last;
-  if (!last || PQresultStatus(last) != PGRES_TUPLES_OK || PQntuples(last) != 1) return;
+  if (!last || PQresultStatus(last) != PGRES_TUPLES_OK || PQntuples(last) != 1 || PQnfields(last) != 1) return;
   if (atoi(PQgetvalue(last, 0, 0)) == PQbackendPID(conn->pg)) conn->db->direct = true;
   else pooler_found(conn);
 }
