@@ -102,7 +102,7 @@ static const char *keep_hosts(struct pg_conninfo *where, const PQconninfoOption 
     struct pg_host *host = &where->hosts[i];
     if (!list_item(names, i, &host->name) || !list_item(addresses, i, &host->address) || !list_item(ports, i, &host->port))
       return "out of memory";
-    int port = host->port ? atoi(host->port) : 5432;
+    long port = host->port ? strtol(host->port, NULL, 10) : 5432;
     if (port < 1 || port > 65535 || (host->port && strspn(host->port, "0123456789") != strlen(host->port)))
       return "a port is a number from 1 to 65535";
   }

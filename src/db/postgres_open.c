@@ -218,7 +218,7 @@ static void pooler_found(struct db_conn *conn) {
 static void pooler_judge(struct db_conn *conn) {
   const PGresult *last = conn->last;
   if (!last || PQresultStatus(last) != PGRES_TUPLES_OK || PQntuples(last) != 1 || PQnfields(last) != 1) return;
-  if (atoi(PQgetvalue(last, 0, 0)) == PQbackendPID(conn->pg)) conn->db->direct = true;
+  if (strtol(PQgetvalue(last, 0, 0), NULL, 10) == PQbackendPID(conn->pg)) conn->db->direct = true;
   else pooler_found(conn);
 }
 
