@@ -82,7 +82,7 @@ int lerror_misuse(lua_State *L, const char *format, ...) {
   lua_pushvfstring(L, format, arguments);
   va_end(arguments);
   lua_concat(L, 2);
-  return lua_error(L);
+  lua_error(L);
 }
 
 /* core.misuse(message): for pool's Lua files. */
@@ -133,8 +133,8 @@ int lerror_no_field(lua_State *L, const char *what, int key, const char *const *
   names = lua_absindex(L, names);
   const char *nearest = lua_type(L, key) == LUA_TSTRING ? field_nearest(L, lua_tostring(L, key), fields, names) : NULL;
   const char *shown = lerror_push_key(L, key);
-  if (nearest) return lerror_misuse(L, "%s has no %s (did you mean %s?)", what, shown, nearest);
-  return lerror_misuse(L, "%s has no %s", what, shown);
+  if (nearest) lerror_misuse(L, "%s has no %s (did you mean %s?)", what, shown, nearest);
+  lerror_misuse(L, "%s has no %s", what, shown);
 }
 
 /* core.no_field(what, key, names): for pool's Lua files. */
