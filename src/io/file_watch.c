@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
@@ -88,10 +89,7 @@ static bool path_take(struct file_watch *f, const char *path) {
     char *here = getcwd(NULL, 0);
     size_t size = here != NULL ? strlen(here) + strlen(path) + 2 : 0;
     absolute = here != NULL ? malloc(size) : NULL;
-    if (absolute != NULL) {
-      strcpy(absolute, here);
-      strcat(strcat(absolute, "/"), path);
-    }
+    if (absolute != NULL) snprintf(absolute, size, "%s/%s", here, path);
     free(here);
   } else {
     absolute = strdup(path);

@@ -276,7 +276,7 @@ static int server_gc(lua_State *L) {
     lexchange_release(e);
     e->server = NULL;
   }
-  while ((node = list_shift(&s->waiters)) != NULL) continue;
+  while (list_shift(&s->waiters) != NULL) continue;
   server_close(s);
   return 0;
 }

@@ -496,9 +496,8 @@ static void task_forget(struct task *t) {
 /* The state is being closed: nothing will run again. What memory a task has outside Lua goes, and events must not touch it. The
    objects that tasks wait for have been finalised, but are still there. */
 void ltask_forget_all(struct runtime *r) {
-  struct list *node;
   LIST_EACH(each, &r->all) task_forget(CONTAINER(each, struct task, all));
-  while ((node = list_shift(&r->all)) != NULL) continue;
+  while (list_shift(&r->all) != NULL) continue;
   if (r->self) task_forget(r->self);
   if (r->finaliser) task_forget(r->finaliser);
   list_init(&r->ready);
