@@ -30,9 +30,9 @@ local CORE_IMPORTS = { -- no system call, no clock; allocation is looked at apar
   "__sanitizer_.*",
 }
 local TOP = { -- what may lie at the top, beside what git ignores
-  [".busted"] = 1, [".ci"] = 1, [".clang-format"] = 1, [".gitignore"] = 1, [".github"] = 1, [".luacheckrc"] = 1, ["CHANGELOG.md"] = 1,
-  ["CMakeLists.txt"] = 1, ["CMakePresets.json"] = 1, ["CONTRIBUTING.md"] = 1, LICENSE = 1, ["README.md"] = 1, ["SECURITY.md"] = 1,
-  examples = 1, lua = 1, ["pool-scm-1.rockspec"] = 1, spec = 1, src = 1,
+  [".busted"] = 1, [".ci"] = 1, [".clang-format"] = 1, [".clang-tidy"] = 1, [".gitignore"] = 1, [".github"] = 1, [".luacheckrc"] = 1,
+  ["CHANGELOG.md"] = 1, ["CMakeLists.txt"] = 1, ["CMakePresets.json"] = 1, ["CONTRIBUTING.md"] = 1, LICENSE = 1, ["README.md"] = 1,
+  ["SECURITY.md"] = 1, examples = 1, lua = 1, ["pool-scm-1.rockspec"] = 1, spec = 1, src = 1,
 }
 local FUNCTION_LINES, FILE_LINES, COLUMNS = 70, 700, 140
 
