@@ -66,40 +66,6 @@ function Calls:cause()
   return self.begun and not self.ended
 end
 
----@param db pool.Pool
----@param row table the row of the matrix: its `calls` (names) and `ask` (a kind of its own, called as "own")
-function Calls.new(db, row)
-  local order = row.calls or ORDER
-  if row.ask then
-    order = table.move(order, 1, #order, 1, {})
-    order[#order + 1] = "own"
-  end
-  return setmetatable({
-    db = db, row = row, order = order, text = TEXTS[db.driver],
-    seen = {},      -- typed errors: kind, "kind:sqlstate" and sqlstate → how many
-    told = {},      -- kind:sqlstate → what the first of them said
-    ledger = {},    -- number → "right", "clean" (nothing may be there) or "open" (the COMMIT's fate is unknown)
-    wrong = {},     -- stories
-    running = setmetatable({}, { __mode = "k" }), -- the coroutines that ever called
-  }, Calls)
-end
-
---- The table that transactions write to; made before anything fails. On a standby it must be there.
-function Calls.prepare(db)
-  local fine, err = db:exec "create table if not exists fault_ledger (n bigint not null)"
-  if not fine and err.sqlstate ~= "25006" then return nil, err end
-  return true
-end
-
---- Does the cause still last? For calls that are part of it: a row's `ask` gets the Calls as its third argument.
-function Calls:cause()
-  if self.ended then return false end
-  local file = io.open(os.getenv "FAULT_DIR" .. "/ended")
-  if file then file:close() end
-  self.ended = file ~= nil
-  return not self.ended
-end
-
 local function same(what, got, want)
   if got ~= want then error(("%s: %s instead of %s"):format(what, tostring(got), tostring(want)), 0) end
 end
