@@ -4,6 +4,7 @@ if not os.getenv "POOL_SPEC_BUILD" then
   return
 end
 
+local Calls = require "faults.calls"
 local matrix = require "faults.matrix"
 local process = require "support.process"
 
@@ -49,7 +50,8 @@ describe("the fault matrix", function()
   end)
 
   local function broken(changes, row)
-    local result = { broken = {}, right = 299, wrong = 0, missing = 0, bound = 1, whole = 0.5, calm = 0.1, most = 8, limit = 8, left = {} }
+    local result = { broken = {}, right = 299, wrong = 0, missing = 0, bound = 1, whole = 0.5, calm = 0.1, most = 8, looks = 50,
+      limit = 8, left = {}, errors = {} }
     for name, value in pairs(changes) do result[name] = value end
     matrix.verdict(row or { allow = "lost query:40001" }, result, { seen = result.seen or {}, told = {}, wrong = {} })
     return table.concat(result.broken, "\n")
@@ -71,5 +73,56 @@ describe("the fault matrix", function()
     assert.matches("^not allowed: 1 x query:23505 ", broken { seen = { ["query:23505"] = 1 } })
     assert.matches("^not allowed: 1 x timeout: ", broken { seen = { ["timeout:"] = 1 } })
     assert.matches("^not allowed: 1 x lost:57P01 ", broken({ seen = { ["lost:57P01"] = 1 } }, { allow = "lost:57P05" }))
+  end)
+
+  it("holds against a row what pool serve itself answered, though no call was told it", function()
+    assert.equal("not allowed: 2 x overloaded, not from a call", broken { errors = { overloaded = 2 } })
+    assert.equal("not allowed: 1 x query, not from a call", broken { errors = { query = 2 }, seen = { query = 1, ["query:40001"] = 1 } })
+    assert.equal("", broken { errors = { lost = 5, query = 1 }, seen = { lost = 3, ["lost:"] = 3, query = 1, ["query:40001"] = 1 } })
+  end)
+
+  it("asks that it was calm before the strike, and that somebody looked at the server", function()
+    assert.equal("never calm before the strike", broken { calm = false })
+    assert.equal("3 errors before the strike", broken { early = 3 })
+    assert.equal("", broken({ calm = false, early = 3 }, { allow = "", calm = false }))
+    assert.equal("nobody saw a connection at the server", broken { most = 0 })
+    assert.equal("only 3 looks at a server", broken { looks = 3 })
+    assert.equal("", broken({ most = false, looks = false }, { allow = "", driver = "sqlite" }))
+  end)
+
+  --- What one call of this kind leaves in the ledger when its COMMIT ends in this error.
+  local function fate(kind, err, driver)
+    local tx = {}
+    function tx.query(_, text, n) return { text:find "^insert" and { n = n } or { n = n, m = n * 7 } } end
+    local db = { driver = driver or "postgres" }
+    function db.transaction(_, fn)
+      assert(fn(tx))
+      return nil, err
+    end
+    function db.session()
+      return setmetatable({ query = tx.query, commit = function() return nil, err end }, { __close = function() end })
+    end
+    local calls = Calls.new(db, { calls = { kind } })
+    assert.equal(err, select(2, calls:ask(9)))
+    return calls.ledger[9]
+  end
+
+  it("knows what a COMMIT left that was answered with an error: nothing; and does not where it was lost", function()
+    for _, kind in ipairs { "transaction", "session" } do
+      assert.equal("clean", fate(kind, { kind = "query", sqlstate = "40001" }))
+      assert.equal("clean", fate(kind, { kind = "query", sqlstate = "23505" }))
+      assert.equal("clean", fate(kind, { kind = "lost", retryable = true }))
+      assert.equal("clean", fate(kind, { kind = "query", sqlstate = "55P03", retryable = true }, "sqlite"))
+      assert.equal("open", fate(kind, { kind = "lost", sqlstate = "57P01" }))
+      assert.equal("open", fate(kind, { kind = "query", sqlstate = "53100" }, "sqlite"))
+    end
+  end)
+
+  it("compares what is there with what callers were told", function()
+    local ledger = { [1] = "right", [2] = "clean", [3] = "open", [4] = "open" }
+    assert.same({}, matrix.fates({ 1, nil, 1 }, ledger))
+    assert.same({ "transaction 1, which ended right, is there 0 times" }, matrix.fates({}, ledger))
+    assert.same({ "transaction 2, which ended clean, is there 1 times" }, matrix.fates({ 1, 1 }, ledger))
+    assert.same({ "transaction 3, which ended open, is there 2 times" }, matrix.fates({ 1, 0, 2 }, ledger))
   end)
 end)

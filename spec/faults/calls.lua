@@ -106,7 +106,19 @@ function kinds.lease(self, n)
   return true
 end
 
--- Until its COMMIT is sent a transaction that fails has left nothing; afterwards that is the server's secret.
+--- Does this error of a COMMIT say that nothing was committed? A loss does not; that it cannot have run does, and so does PostgreSQL's no.
+local function refused(self, err)
+  if err.retryable or err.sqlstate == "40001" or err.sqlstate == "40P01" then return true end
+  return self.db.driver == "postgres" and err.kind == "query" and err.sqlstate ~= "40003"
+end
+
+--- How a transaction ended whose COMMIT may have been sent: the error that its caller was told decides what may be there.
+local function not_kept(self, n, err)
+  if refused(self, err) then self.ledger[n] = "clean" end
+  return nil, err
+end
+
+-- Until its COMMIT is sent a transaction that fails has left nothing; afterwards that is the server's secret, but where it has told.
 function kinds.transaction(self, n)
   self.ledger[n] = "clean"
   local answer, err = self.db:transaction(function(tx)
@@ -117,7 +129,7 @@ function kinds.transaction(self, n)
     self.ledger[n] = "open"
     return n
   end, self.row.transaction)
-  if not answer then return nil, err end
+  if not answer then return not_kept(self, n, err) end
   same("transaction", answer, n)
   self.ledger[n] = "right"
   return true
@@ -131,7 +143,7 @@ function kinds.session(self, n)
   if not fine then return nil, err end
   self.ledger[n] = "open"
   fine, err = s:commit()
-  if not fine then return nil, err end
+  if not fine then return not_kept(self, n, err) end
   self.ledger[n] = "right"
   return true
 end

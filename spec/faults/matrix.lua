@@ -19,9 +19,8 @@
 ---
 --- What else a row may have:
 ---   loads = { "tasks", "serve" }   how it is loaded: tasks in one process, `pool serve` under HTTP clients; default both
----   bound = 1                      seconds from the cause's end until 50 answers in a row are right and the pool is at rest, on top of
----                                  what 50 answers take beforehand
----   why = "..."                    for a bound other than 1: the stated back-off or deadline that it comes from
+---   bound = 1                      seconds from the cause's end until 50 answers in a row have come, all right, and the pool is at rest
+---   why = "..."                    for a bound other than 1: the back-off or deadline that it comes from, or what 50 answers take
 ---   settings = {}                  of the pool; default size 4, max_overflow 4, timeout 10
 ---   url = {}                       for support/postgres.url: tcp = true, user, sslmode, ...
 ---   driver = "sqlite"              a file in w.dir instead of PostgreSQL
@@ -31,7 +30,7 @@
 ---                                  runs
 ---   transaction = {}               options of db:transaction in the transactions of the load
 ---   least = 200                    right answers that the load must have had for the row to mean anything
----   excess = 0, excess_why = ""    connections that the server may count beyond the pool's limit
+---   excess = 0, excess_why = ""    connections that the server may count beyond the pool's limit, and why it does
 ---   limit = 10                     the pool's limit, where it changes on the way and may be lower in the end
 ---   setup = function(w)            before the pool is made; may change w.url (a table as above, or a whole URL), w.settings, w.flags (of
 ---                                  `pool serve`), w.policy and w.record (files: db:tune, --policy; db:record, --record), and
@@ -45,7 +44,7 @@
 ---   needs = function() → text      nil, or what is missing to run the row: it is skipped, and says so; `root = true`: needs root
 ---   quick = "tasks" | "serve"      (true is "tasks") in spec/faults_spec.lua too, under that load
 ---   planted = true                 is to fail, so that the harness is seen to notice: left out of everything but the spec
----   calm = false                   callers meet errors from the start: there is nothing to time before the strike
+---   calm = false                   callers meet errors from the start; without it any error before the strike is the row's failure
 ---   ledger = false                 what was committed cannot be asked afterwards (a server that lost it by design)
 ---
 --- In strike, w.pid is the process under load, w.name its application_name, w.load:figures() what callers met so far. What is to be
@@ -59,6 +58,7 @@ local matrix = { LOADS = { "tasks", "serve" } }
 local HERE = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local SETTINGS = { size = 4, max_overflow = 4, timeout = 10 }
 local FIRST, LEAST, BOUND = 50, 200, 1
+local LOOKS = 5 -- at the server, at least: fewer and nobody has counted
 local SLOW = os.getenv "POOL_SPEC_PRELOAD" and 3 or 1 -- under the sanitizers everything takes that much longer
 local WHOLE_WITHIN, CALM_WITHIN = 30, 15 -- seconds after which nobody waits for it any more
 
@@ -72,6 +72,8 @@ local function read_rows()
   for path in process.run("ls " .. process.quote(HERE) .. "/rows/*.lua"):gmatch "[^\n]+" do
     for _, row in ipairs(assert(loadfile(path, "t"))()) do
       assert(row.name and row.strike and row.saw and row.allow, path .. ": a row needs name, allow, saw, strike")
+      assert(row.why or not row.bound, path .. ": a bound without its why: " .. row.name)
+      assert(row.excess_why or not row.excess, path .. ": an excess without its why: " .. row.name)
       assert(not names[row.name], path .. ": a second row " .. row.name)
       names[row.name] = true
       row.file = path:match "([^/]*)%.lua$"
@@ -115,7 +117,7 @@ local function database_url(w)
   return type(w.url) == "string" and w.url or postgres.url(w.url)
 end
 
---- The server's own count of the connections under test, sampled until the file `stop` is there; its most and its last.
+--- The server's own count of the connections under test, sampled until it is asked for the most, and how many looks there were.
 local function sampler(w, where)
   local text = ("select count(*) from pg_stat_activity where %s \\watch 0.02"):format(w:mine())
   local file = ("%s/count.%d"):format(w.dir, w.serial)
@@ -124,7 +126,9 @@ local function sampler(w, where)
   return {
     most = function()
       beside:stop()
-      return math.tointeger(tonumber((process.run(("grep -xE '[0-9]+' %s | sort -n | tail -n 1"):format(file)))))
+      local said = process.run(("grep -xE '[0-9]+' %s | sort -n | awk 'END { print NR, $0 }'"):format(file))
+      local looks, most = said:match "^(%d+) (%d+)"
+      return tonumber(most) or 0, tonumber(looks) or 0
     end,
   }
 end
@@ -161,6 +165,8 @@ local function suffer(w, row, result)
   load:start()
   w:more(FIRST, 30)
   if row.calm ~= false then result.calm = streak(w, pool.now(), CALM_WITHIN) end
+  result.early = 0
+  for _, n in pairs(load:figures().errors) do result.early = result.early + n end
   if row.ready then row.ready(w) end
   local began = pool.now()
   w:cause "begun"
@@ -177,7 +183,21 @@ local function suffer(w, row, result)
   return again and rested and again + pool.now() - stopped or nil
 end
 
---- Right answers are kept, each once; what failed before its COMMIT left nothing.
+--- What of the ledger is not so: right answers are kept, each once; what failed before its COMMIT, or was told that it did, left nothing.
+---@param found table<integer, integer>  number -> how many times it is there
+---@param ledger table<integer, string>
+---@return string[] stories
+function matrix.fates(found, ledger)
+  local stories = {}
+  for n, state in pairs(ledger) do
+    local times = found[n] or 0
+    if times > 1 or (state == "right" and times ~= 1) or (state == "clean" and times ~= 0) then
+      stories[#stories + 1] = ("transaction %d, which ended %s, is there %d times"):format(n, state, times)
+    end
+  end
+  return stories
+end
+
 local function audit(w, result)
   local found = {}
   local where = w.observe and w.observe[#w.observe] or {}
@@ -185,24 +205,29 @@ local function audit(w, result)
     n = math.tointeger(tonumber(n))
     found[n] = (found[n] or 0) + 1
   end
-  for n, state in pairs(w.load:ledger()) do
-    local times = found[n] or 0
-    if times > 1 or (state == "right" and times ~= 1) or (state == "clean" and times ~= 0) then
-      result.wrong = result.wrong + 1
-      result.broken[#result.broken + 1] = ("transaction %d, which ended %s, is there %d times"):format(n, state, times)
-    end
+  for _, story in ipairs(matrix.fates(found, w.load:ledger())) do
+    result.wrong = result.wrong + 1
+    result.broken[#result.broken + 1] = story
   end
 end
 
-local function allowed(row, state)
-  local refused, seen = {}, state.seen
-  for what, n in pairs(seen) do
-    local kind = what:match "^(%l+):"
-    if kind then
-      local listed = (" " .. row.allow .. " "):find(" " .. what .. " ", 1, true)
-        or (kind ~= "query" and (" " .. row.allow .. " "):find(" " .. kind .. " ", 1, true))
-      if not listed then refused[#refused + 1] = ("%d x %s (%s)"):format(n, what, state.told[what]) end
-    end
+--- May callers be told this? `what`: "kind:sqlstate"; a query's SQLSTATE must be listed, others' need not.
+local function listed(row, what)
+  local kind = what:match "^(%l+):"
+  local list = " " .. row.allow .. " "
+  return list:find(" " .. what .. " ", 1, true) or (kind ~= "query" and list:find(" " .. kind .. " ", 1, true))
+end
+
+--- What callers met that the row does not allow, as texts: what calls were told, and what never came to a call, since `pool serve` itself
+--- answered the request.
+local function refusals(row, result, state)
+  local refused = {}
+  for what, n in pairs(state.seen) do
+    if what:find "^%l+:" and not listed(row, what) then refused[#refused + 1] = ("%d x %s (%s)"):format(n, what, state.told[what]) end
+  end
+  for kind, n in pairs(result.errors or {}) do
+    local outside = n - (state.seen[kind] or 0)
+    if outside > 0 and not listed(row, kind .. ":") then refused[#refused + 1] = ("%d x %s, not from a call"):format(outside, kind) end
   end
   table.sort(refused)
   return refused
@@ -219,14 +244,17 @@ end
 
 --- What must be true of every row; what is not goes to result.broken.
 function matrix.verdict(row, result, state)
-  local refused = allowed(row, state)
+  local refused = refusals(row, result, state)
   fail_if(result, result.wrong > 0, "%d wrong answers: %s", result.wrong, tostring(state.wrong[1]))
   fail_if(result, result.missing > 0, "%d missing answers: %s", result.missing, tostring(state.wrong[1]))
   fail_if(result, #refused > 0, "not allowed: %s", table.concat(refused, ", "))
   fail_if(result, result.right < (row.least or LEAST), "only %d right answers: no load", result.right)
   fail_if(result, not result.whole, "never whole again")
-  fail_if(result, result.whole and result.whole > result.bound * SLOW + (result.calm or 0),
-    "whole only after %.2f s", result.whole or 0)
+  fail_if(result, result.whole and result.whole > result.bound * SLOW, "whole only after %.2f s", result.whole or 0)
+  fail_if(result, row.calm ~= false and not result.calm, "never calm before the strike")
+  fail_if(result, row.calm ~= false and (result.early or 0) > 0, "%d errors before the strike", result.early or 0)
+  fail_if(result, row.driver ~= "sqlite" and (result.most or 0) < 1, "nobody saw a connection at the server")
+  fail_if(result, result.looks and result.looks < LOOKS, "only %d looks at a server", result.looks or 0)
   fail_if(result, result.most and result.most > result.limit + (row.excess or 0), "%d connections at the server, %d allowed",
     result.most or 0, result.limit)
   for what, n in pairs(result.left) do fail_if(result, n > 0, "left behind: %d %s", n, what) end
@@ -254,7 +282,10 @@ local function measure(w, row, result)
     local same = pcall(w.wait, w, function() return counted(w) == w:stats().total end, 5)
     fail_if(result, not same, "the server counts %d connections, the pool %d", counted(w), w:stats().total)
   end
-  for _, each in ipairs(sampled) do result.most = math.max(result.most or 0, each.most() or 0) end
+  for _, each in ipairs(sampled) do
+    local most, looks = each.most()
+    result.most, result.looks = math.max(result.most or 0, most), math.min(result.looks or looks, looks)
+  end
   if row.after then row.after(w, result) end
   proven(w, row, result, state)
   if row.ledger ~= false and row.driver ~= "sqlite" then audit(w, result) end
