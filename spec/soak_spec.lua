@@ -3,7 +3,7 @@ local judge = require "faults.soak_judge"
 local process = require "support.process"
 
 local SCRIPT = debug.getinfo(1, "S").source:match("^@(.*)/[^/]*$") .. "/faults/soak.lua"
-local SECONDS = "12"
+local SECONDS = "20"
 
 --- Samples of a figure, one a second: fn(second).
 local function series(name, fn)
@@ -54,6 +54,25 @@ describe("the judge of the soak", function()
     local lost = sample()
     lost.releases = 7
     assert.equal("10 granted, 9 released or out", judge.sums(lost))
+  end)
+
+  it("counts the answers between looks that no fault touches", function()
+    local tallies = {}
+    for i = 1, 10 do tallies[i] = { at = i, right = 10 * i, typed = i > 6 and 4 * (i - 6) or 0 } end
+    assert.same({ 90, 106 }, { judge.calm(tallies, {}, 0.5) })
+    assert.same({ 50, 50 }, { judge.calm(tallies, { { from = 6.2, till = math.huge } }, 0.5) })
+    assert.same({ 70, 86 }, { judge.calm(tallies, { { from = 2.1, till = 2.8 }, { from = 2.9, till = 3.1 } }, 0.5) })
+    assert.same({ 0, 0 }, { judge.calm({ tallies[1] }, {}, 0.5) })
+  end)
+
+  it("names the terms of the sum that nothing came to", function()
+    local ended = { grants = 9, timeouts = 1, rejected = 1, cancelled = 1, errors = 1 }
+    assert.same({}, judge.untried(ended, { { waiting = 0 }, { waiting = 3 } }))
+    assert.same({ "waiting" }, judge.untried(ended, { { waiting = 0 }, {} }))
+    for name in pairs(ended) do
+      local without = setmetatable({ [name] = 0 }, { __index = ended })
+      assert.same({ name }, judge.untried(without, { { waiting = 1 } }))
+    end
   end)
 
   it("says what is not back at its beginning, but for what may remain", function()

@@ -26,6 +26,7 @@ local BUILD = assert(os.getenv "POOL_SPEC_BUILD", "POOL_SPEC_BUILD names no buil
 local SANITIZED = os.getenv "POOL_SPEC_PRELOAD" ~= nil
 local ME = read("/proc/self/stat"):match "^%d+"
 local CLIENTS, TICK, LEAST = 10, 0.05, 9 -- LEAST: samples after the warm-up that a verdict needs
+local AFTER, SHARE = 0.4, 0.6 -- seconds after a fault that are still its own; of the answers of all others so many are right at least
 
 local LEFT = { tasks = {}, serve = { threads = 8 } } -- the engine's own, for names and cancels, while its pool lives
 
@@ -171,6 +172,12 @@ function faults.freeze_server()
   rest(0.1 + random(10) / 40)
   signal(pid, "CONT")
 end
+function faults.refuse() -- whoever connects, and so all who wait, are told 28000
+  pcall(postgres.sql, "alter role soak_tasks nologin; alter role soak_serve nologin")
+  faults.terminate_all()
+  rest(0.3)
+  while not pcall(postgres.sql, "alter role soak_tasks login; alter role soak_serve login") do coroutine.yield() end
+end
 function saves.good() save(good()) end
 function saves.again() save(good()) end
 function saves.bad() save(BAD[random(#BAD)]()) end
@@ -234,16 +241,18 @@ local function from_without(name, sample)
   sample.rss = tonumber(status:match "VmRSS:%s+(%d+) kB") * 1024
   sample.threads = tonumber(status:match "Threads:%s+(%d+)")
   local count = tonumber((process.run(("ls /proc/%d/fd 2>/dev/null | wc -l"):format(pid))))
-  sample.descriptors = count - #all
+  sample.descriptors, sample.server = count - #all, #all
   sample.at = clock()
   return sample
 end
 
 local function add(name, sample)
   local h = half[name]
-  local wrong = judge.sums(sample)
-  if wrong then h.sums = h.sums or ("after %.1f s: %s"):format(clock(), wrong) end
-  h.summed = (h.summed or 0) + 1
+  if judge.counts(sample) then
+    local wrong = judge.sums(sample)
+    if wrong then h.sums = h.sums or ("after %.1f s: %s"):format(clock(), wrong) end
+    h.summed = (h.summed or 0) + 1
+  end
   if from_without(name, sample) then table.insert(h.samples, sample) end
 end
 
@@ -253,6 +262,7 @@ local function sample_tasks()
     local taken = schedule.read(rest_of)
     if phase == "load" then
       add("tasks", taken)
+      table.insert(half.tasks.tallies, { at = taken.clock, right = taken.plainright, typed = taken.plaintyped })
     else
       half.tasks[phase] = phase == "begin" and from_without("tasks", taken) or taken
     end
@@ -263,7 +273,7 @@ local function serve_figures()
   return schedule.read(http.ask(half.serve.process.url .. "/figures").body)
 end
 
-local function begun(p) return { process = p, samples = {}, most = 0 } end
+local function begun(p) return { process = p, samples = {}, tallies = {}, summed = 0, most = 0 } end
 
 local function start()
   local env = { SOAK_DIRECTORY = options.directory, SOAK_SEED = options.seed, SOAK_JUDGE = ME,
@@ -320,13 +330,14 @@ local function too_little()
     local samples = half[name].samples
     if #samples < LEAST + 1 or samples[#samples - LEAST].at < warm() then return true end
     if samples[#samples].lost == 0 or samples[#samples].leaks == 0 then return true end
+    if #judge.untried(samples[#samples], samples) > 0 then return true end
   end
   return false
 end
 
 --- A lane of what happens, one after another with a pause: turn() carries it on, busy() says whether something is under way. Counts in
---- `done`.
-local function lane(list, done, pause)
+--- `done`, and notes in `spans` from when till when each took.
+local function lane(list, done, pause, spans)
   local draw, next_at, now = schedule.deck(names_of(list), random), 0.5, nil
   local self = {}
   function self.busy() return now ~= nil end
@@ -334,20 +345,25 @@ local function lane(list, done, pause)
     if not now and clock() >= next_at and (clock() < options.seconds or too_little()) then
       local name = draw()
       now, done[name] = coroutine.create(list[name]), (done[name] or 0) + 1
+      if spans then spans[#spans + 1] = { from = system.monotime(), till = math.huge } end
     end
     if not now then return end
     local fine, err = coroutine.resume(now)
     if not fine then error(err) end
-    if coroutine.status(now) == "dead" then now, next_at = nil, clock() + pause end
+    if coroutine.status(now) ~= "dead" then return end
+    now, next_at = nil, clock() + pause
+    if spans then spans[#spans].till = system.monotime() end
   end
   return self
 end
 
+local spans = {} -- of faults
+
 --- Everything that happens until the time is over; samples meanwhile. What was done how often.
 local function live()
   local done, every, next_sample = {}, math.max(0.25, math.min(2, options.seconds / 60)), 0
-  local pause = options.seconds < 60 and 0.3 or 1
-  local server, files = lane(faults, done, pause), lane(saves, done, pause)
+  local short = options.seconds < 60
+  local server, files = lane(faults, done, short and 2 * AFTER or 2, spans), lane(saves, done, short and 0.3 or 1)
   while clock() < options.seconds or server.busy() or files.busy() or too_little() do
     watch_server()
     if clock() >= next_sample then
@@ -382,6 +398,12 @@ local function clients_end()
   for id, right, typed, wrong, kept, unknown in half.clients:stdout():gmatch "client (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)" do
     sum.right, sum.typed, sum.wrong = sum.right + right, sum.typed + typed, sum.wrong + wrong
     half.ledger[id] = { kept = tonumber(kept), unknown = tonumber(unknown) }
+  end
+  half.serve.by_client = {}
+  for id, at, right, typed in half.clients:stdout():gmatch "so_far (%d+) (%S+) (%d+) (%d+)" do
+    local list = half.serve.by_client[id] or {}
+    half.serve.by_client[id] = list
+    list[#list + 1] = { at = tonumber(at), right = tonumber(right), typed = tonumber(typed) }
   end
   half.serve.tally = sum
   half.clients_heard = #names_of(half.ledger)
@@ -424,9 +446,16 @@ end
 
 -- ---- what is said of it ----
 
-local function judge_answers(name, tally)
+local function judge_answers(name, tally, lists)
   local fine = tally.wrong == 0 and tally.right > 0
   verdict(fine, name .. ": answers", "%d right, %d typed errors, %d wrong", tally.right, tally.typed, tally.wrong)
+  local right, all = 0, 0
+  for _, list in pairs(lists) do
+    local r, a = judge.calm(list, spans, AFTER)
+    right, all = right + r, all + a
+  end
+  verdict(all > 0 and right >= SHARE * all, name .. ": where no fault is on", "%d of %d answers right, %.0f %%; %.0f %% at least", right,
+    all, 100 * right / math.max(1, all), 100 * SHARE)
 end
 
 local function judge_ledger()
@@ -454,6 +483,9 @@ local function judge_half(name, rows)
   local off = h.last and judge.back(h.begin, h.last, LEFT[name]) or not h.last and "it ended before its time"
   verdict(not off, name .. ": at the end", "%s", off or "descriptors, threads, coroutines, tasks and leases are back at the start's number")
   local e = h.exercised or {}
+  local untried = judge.untried(e, h.samples)
+  verdict(#untried == 0, name .. ": all of the sum", "%d timed out, %d rejected, %d cancelled, %d failed%s", e.timeouts or 0,
+    e.rejected or 0, e.cancelled or 0, e.errors or 0, #untried > 0 and "; untried: " .. table.concat(untried, ", ") or "")
   verdict((e.changes or 0) > 0 and e.leaks > 0 and e.lost > 0 and e.events > 0 and e.recorded > 0, name .. ": lived through",
     "%d changes, %d events, %d recorded, %d leaked leases taken back, %d connections lost, %d opened", e.changes or 0, e.events or 0,
     e.recorded or 0, e.leaks or 0, e.lost or 0, e.opens or 0)
@@ -464,9 +496,9 @@ local function report(done)
   local rows = {}
   judge_half("tasks", rows)
   judge_half("serve", rows)
-  judge_answers("tasks", half.tasks.last or half.tasks.samples[#half.tasks.samples])
+  judge_answers("tasks", half.tasks.last or half.tasks.samples[#half.tasks.samples], { half.tasks.tallies })
   half.serve.tally.wrong = half.serve.tally.wrong + half.serve.last.wrong -- what its schedule from within found
-  judge_answers("serve", half.serve.tally)
+  judge_answers("serve", half.serve.tally, half.serve.by_client)
   judge_ledger()
   verdict(half.left == 0, "server", "%d connections left at the end", half.left)
   for _, row in ipairs(rows) do

@@ -109,8 +109,7 @@ app:post("/quiet", function(req)
     pool.sleep(0.01)
     s = req.db:stats()
   until s.total + s.leased + s.waiting == 0 or s.leased > 0 and os.getenv "SOAK_PLANT"
-  return ("exercised changes=%d events=%d recorded=%d leaks=%d timeouts=%d rejected=%d cancelled=%d lost=%d opens=%d"):format(ended.done,
-    ended.heard, ended.recorded, s.leaks, s.timeouts, s.rejected, s.cancelled, s.lost, s.opens)
+  return "exercised " .. life.exercised(ended)
 end)
 
 return app

@@ -1,11 +1,12 @@
 # The HTTP load of the soak: CLIENTS processes, each with one kept-alive connection, ask `pool serve` for what has one right answer, until
 # the file STOP is there (or the process JUDGE is no more). perl soak_client.pl PORT CLIENTS SEED STOP JUDGE
 #
-# At the end a line a client, `client ID right typed wrong kept unknown`: kept are the POSTs to its row that were answered 200, unknown
+# Meanwhile lines `so_far ID clock right typed`, the clock as pool.now() has it. At the end a line a client, `client ID right typed wrong kept unknown`: kept are the POSTs to its row that were answered 200, unknown
 # those that may or may not have been done. Stories of wrong answers go to standard error.
 use strict;
 use warnings;
 use Socket;
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 my ($port, $clients, $seed, $stop, $judge) = @ARGV;
 $SIG{PIPE} = 'IGNORE';
@@ -136,8 +137,11 @@ for my $number (1 .. $clients) {
   next if $pid;
   $id = 1000 + $number;
   srand($seed + $number);
+  my $told = 0;
   until (-e $stop || !-e "/proc/$judge") {
     one();
+    my $now = clock_gettime(CLOCK_MONOTONIC);
+    if ($now - $told > 0.2) { printf "so_far %d %.3f %d %d\n", $id, $now, @n{qw(right typed)}; $told = $now }
     select undef, undef, undef, rand 0.02;
   }
   print join(' ', 'client', $id, @n{qw(right typed wrong kept unknown)}), "\n";

@@ -9,9 +9,9 @@ local KiB, MiB = 1024, 1024 * 1024
 --- What may grow by how much: a share of the first third's median, and a constant. Of the resident memory that is what two policies may
 --- take (policy_memory, as the soak sets it): a greedy one, live and in its dry run, leaves the process that much larger, once. What malloc
 --- has in use depends on how many connections and versions there are at the moment; coroutines and tasks on how many clients are being
---- answered; descriptors on what opens, closes and is SQLite's; threads are started as they are needed, eight of a pool. A single one of
---- these that is lost shows at the end, when there must be as many as at the beginning. `unsanitized`: not judged where the sanitizers
---- keep what was freed.
+--- answered; connections on the size of the moment; descriptors on what opens, closes and is SQLite's; threads are started as they are
+--- needed, eight of a pool. A single one of these that is lost shows at the end, when there must be as many as at the beginning.
+--- `unsanitized`: not judged where the sanitizers keep what was freed.
 judge.FLAT = {
   { name = "rss", what = "resident memory", unit = MiB, share = 0.05, constant = 4 * MiB, unsanitized = true },
   { name = "used", what = "malloc: in use", unit = KiB, share = 0.1, constant = 1 * MiB, unsanitized = true },
@@ -19,6 +19,7 @@ judge.FLAT = {
   { name = "coroutines", what = "coroutines", unit = 1, share = 0.1, constant = 12 },
   { name = "tasks", what = "tasks", unit = 1, share = 0.1, constant = 12 },
   { name = "descriptors", what = "descriptors but connections", unit = 1, share = 0, constant = 8 },
+  { name = "server", what = "connections at the server", unit = 1, share = 0, constant = 12 },
   { name = "threads", what = "threads", unit = 1, share = 0, constant = 8 },
 }
 
@@ -58,12 +59,42 @@ function judge.flat(process, samples, figure, warm)
   return row
 end
 
---- What the counters of a sample say that cannot be; nil when they add up.
+--- What the counters of a sample say that cannot be; nil when they add up. One without counters says nothing: see judge.counts.
 function judge.sums(s)
-  if s.arrivals == nil then return nil end
   local ended = s.grants + s.timeouts + s.rejected + s.cancelled + s.errors + s.waiting
   if s.arrivals ~= ended then return ("%d arrived, %d were answered or wait"):format(s.arrivals, ended) end
   if s.grants ~= s.releases + s.leased then return ("%d granted, %d released or out"):format(s.grants, s.releases + s.leased) end
+end
+
+--- Has this sample counters?
+function judge.counts(s) return s.arrivals ~= nil end
+
+--- The terms of that sum that nothing ever came to: a sum that they are in was not tried. `ended`: counters at the end; samples: for
+--- `waiting`, which is 0 in the end.
+function judge.untried(ended, samples)
+  local most, missing = 0, {}
+  for _, s in ipairs(samples) do most = math.max(most, s.waiting or 0) end
+  for _, name in ipairs { "grants", "timeouts", "rejected", "cancelled", "errors" } do
+    if (ended[name] or 0) == 0 then missing[#missing + 1] = name end
+  end
+  if most == 0 then missing[#missing + 1] = "waiting" end
+  return missing
+end
+
+--- Right answers and all answers between looks that no fault touches. `tallies`: { at =, right =, typed = }, by the time, both ever
+--- growing; `faults`: { from =, till = }, and so many seconds after one still count as its own.
+function judge.calm(tallies, faults, after)
+  local right, all, last = 0, 0, nil
+  for _, tally in ipairs(tallies) do
+    local touched = not last
+    for _, fault in ipairs(faults) do touched = touched or (fault.from < tally.at and fault.till + after > last.at) end
+    if not touched then
+      right = right + tally.right - last.right
+      all = all + tally.right - last.right + tally.typed - last.typed
+    end
+    last = tally
+  end
+  return right, all
 end
 
 --- What is not back at its beginning; nil when all is. `more`: what may remain, by name.

@@ -58,6 +58,29 @@ function kinds.pause(self)
   rest(self.random)
 end
 
+--- One who is in time for nothing, one who is cancelled and one for whom the line is full, whatever else goes on: nobody is served
+--- meanwhile.
+function kinds.crowd(self)
+  local db = self.db
+  local _ <close> = schedule.finally(function()
+    db:configure { max_waiting = 100, max_waiting_per_key = 0 }
+    db:resume()
+  end)
+  db:pause()
+  local got = db:acquire { timeout = 0.01 }
+  if got then self.wrong "a lease of a paused pool" end
+  local tasks = {}
+  for i = 1, 2 do tasks[i] = pool.spawn(db.acquire, db) end
+  pool.sleep(0)
+  if not db:configure { max_waiting = 1, max_waiting_per_key = 0 } then return end
+  got = db:acquire()
+  if got then self.wrong "a lease of a paused pool" end
+  for i = 1, 2 do
+    tasks[i]:cancel()
+    tasks[i]:join()
+  end
+end
+
 local EVENTS = { "acquire", "release", "close", "timeout", "settings", "policy" }
 
 function kinds.events(self)
@@ -123,6 +146,14 @@ function life.check(self)
   if s.arrivals ~= s.grants + s.timeouts + s.rejected + s.cancelled + s.errors + s.waiting then self.wrong "arrivals do not add up" end
   if s.grants ~= s.releases + s.leased then self.wrong "grants do not add up" end
   if s.total > schedule.CEILING then self.wrong(s.total .. " connections") end
+end
+
+--- What it came to, as a line of figures: what was done, and the pool's counters at the end.
+function life.exercised(self)
+  local s = self.db:stats()
+  local taken = { changes = self.done, events = self.heard, recorded = self.recorded }
+  for _, name in ipairs { "leaks", "grants", "timeouts", "rejected", "cancelled", "errors", "lost", "opens" } do taken[name] = s[name] end
+  return schedule.line(taken)
 end
 
 --- Begins. `wrong(story)` hears what was wrong, `record` is a file for recordings. Until stop() has returned.

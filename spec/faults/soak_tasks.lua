@@ -18,7 +18,8 @@ local EXPECTED = { timeout = true, overloaded = true, connect = true, lost = tru
 pool.log = function() end
 math.randomseed(seed)
 local random = math.random
-local tally = { right = 0, typed = 0, wrong = 0 }
+local tally = { right = 0, typed = 0, wrong = 0, plain_right = 0, plain_typed = 0 }
+local plain = setmetatable({}, { __mode = "k" }) -- workers' coroutines that ask PostgreSQL for something plain: what the plain_ ones count
 
 --- Whether the judge has put that file there.
 local function told(name)
@@ -36,10 +37,14 @@ local function chance(percent) return random(100) <= percent end
 --- An error that the faults explain; nil, so that it can be a caller's last word.
 local function typed(what, err)
   tally.typed = tally.typed + 1
+  if plain[coroutine.running()] then tally.plain_typed = tally.plain_typed + 1 end
   if not (type(err) == "table" and EXPECTED[err.kind]) then wrong(("%s: %s"):format(what, tostring(err))) end
 end
 
-local function right() tally.right = tally.right + 1 end
+local function right()
+  tally.right = tally.right + 1
+  if plain[coroutine.running()] then tally.plain_right = tally.plain_right + 1 end
+end
 
 local serial = 0
 local function ask(what, on)
@@ -215,6 +220,7 @@ local function work(w, over)
   while not over() do
     local list = chance(70) and OFTEN or RARELY
     local name = chance(1) and "brief" or list[random(#list)]
+    plain[coroutine.running()] = not w.lite and list == OFTEN and name ~= "brief" or nil
     if not (w.lite and name == "cancel_statement") then actions[name](w) end
     pool.sleep(random() * 0.02)
   end
@@ -224,7 +230,8 @@ end
 
 local function say(phase, db)
   local taken = figures.take(db)
-  taken.right, taken.typed, taken.wrong = tally.right, tally.typed, tally.wrong
+  taken.right, taken.typed, taken.wrong, taken.clock = tally.right, tally.typed, tally.wrong, pool.now()
+  taken.plainright, taken.plaintyped = tally.plain_right, tally.plain_typed
   print(phase .. " " .. schedule.line(taken))
   io.stdout:flush()
 end
@@ -293,9 +300,7 @@ local function pools()
   assert(lite:close(5))
   life.check { db = db, wrong = wrong }
   life.check { db = lite, wrong = wrong }
-  print(("exercised changes=%d events=%d recorded=%d leaks=%d timeouts=%d rejected=%d cancelled=%d lost=%d opens=%d"):format(lived.done,
-    lived.heard, lived.recorded, db:stats().leaks, db:stats().timeouts, db:stats().rejected, db:stats().cancelled, db:stats().lost,
-    db:stats().opens))
+  print("exercised " .. life.exercised(lived))
 end
 
 pool.run(function()
