@@ -25,13 +25,26 @@ local function named_tests(text)
   return tests
 end
 
---- A sentence is in quotes in a spec, and after the sign of a comment in a script.
+--- Without what is no code in it: Lua's comments, which are of one line here or in long brackets, and C's.
+local function code_of(path, text)
+  if path:match "%.c$" then return (("\n" .. text):gsub("/%*.-%*/", ""):gsub("\n%s*//[^\n]*", "")) end
+  return (("\n" .. text):gsub("%-%-%[(=*)%[.-%]%1%]", ""):gsub("\n[ \t]*%-%-[^\n]*", "\n"))
+end
+
+--- How a line may begin that has the sentence: a test that runs, in a script the comment that says what comes.
+local MARKS = { lua = { 'it("', 'describe("' }, c = { 'TEST("' } }
+
+--- Does a test of this name run? What is commented out, or pending, does not.
 local function holds(test)
-  local text = read(test.path)
+  local text = test.text or read(test.path)
   if not text then return false end
-  local marks = test.path:match "%.lua$" and { '"' } or test.path:match "%.c$" and { 'TEST("' } or { "# " }
-  for _, mark in ipairs(marks) do
-    if text:find(mark .. test.sentence, 1, true) then return true end
+  local kind = test.path:match "%.(%l+)$"
+  if MARKS[kind] then text = code_of(test.path, text) end
+  for line in text:gmatch "[^\n]+" do
+    local begins = line:match "^%s*(.*)$"
+    for _, mark in ipairs(MARKS[kind] or { "# " }) do
+      if begins:sub(1, #mark + #test.sentence) == mark .. test.sentence then return true end
+    end
   end
   return false
 end
@@ -66,5 +79,19 @@ describe("SECURITY.md", function()
     assert.is_false(holds { path = "spec/security_spec.lua", sentence = ("names tests that "):rep(2) })
     assert.is_false(holds { path = "spec/no_spec.lua", sentence = "names" })
     assert.is_false(holds { path = "spec/db/mask_test.c", sentence = "mask_value" })
+  end)
+
+  it("does not count a test that is commented out, or pending", function()
+    local function lua(text) return holds { path = "x_spec.lua", sentence = "does it", text = text } end
+    local function c(text) return holds { path = "x_test.c", sentence = "does it", text = text } end
+    assert.is_true(lua '\n  it("does it", function()\n')
+    for _, text in ipairs { '-- it("does it", function()', '  --it("does it"', '--[[\nit("does it", function()\n]]',
+      '--[==[\nit("does it"\n]==]', 'pending("does it", function()', 'local name = "does it"', 'print(\'it("does it")\')' } do
+      assert.is_false(lua(text), text)
+    end
+    assert.is_true(c 'TEST("does it") {')
+    for _, text in ipairs { '/* TEST("does it") { */', '/*\n TEST("does it") {\n*/', '// TEST("does it") {', '  // TEST("does it")' } do
+      assert.is_false(c(text), text)
+    end
   end)
 end)
