@@ -1,8 +1,8 @@
 /*
 ** core_sim: the pool core against random schedules, in virtual time.
 **
-**   core_sim [--seeds FILE]        the seeds in FILE, then seeds 1, 2, ... until 2,000,000 steps are done
-**   core_sim SEED [STEPS] [trace]  one schedule again; `trace` prints each step
+**   core_sim [--seeds FILE] [--steps N] [--from SEED]  the seeds in FILE, then seeds from 1 or SEED on until N (2,000,000) steps are done
+**   core_sim SEED [STEPS] [trace]                      one schedule again; `trace` prints each step
 **
 ** A schedule is settings, callers and a server drawn from its seed, and 400 steps: a caller comes, leaves or gives back; the server
 ** answers an order, well or badly, or never; something is reconfigured; time passes, or steps back. After every input come
@@ -15,6 +15,7 @@
 ** empty. A seed that once failed belongs into seeds.txt.
 */
 #include "core/pool.h"
+#include "options.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -514,19 +515,24 @@ static int run_seeds(const char *path) {
 }
 
 int main(int argc, char **argv) {
-  long done = 0;
+  struct options o = {.usage = "core_sim [--seeds FILE] [--steps N] [--from SEED], or core_sim SEED [STEPS] [trace]",
+                      .steps = STEPS_DEFAULT, .from = 1};
+  uint64_t done = 0;
   int count = 0;
   setvbuf(stdout, NULL, _IONBF, 0);
   signal(SIGABRT, report);
   signal(SIGSEGV, report);
-  if (argc > 1 && strcmp(argv[1], "--seeds") != 0) {
-    run(strtoull(argv[1], NULL, 10), argc > 2 ? atol(argv[2]) : STEPS_EACH, argc > 3 && strcmp(argv[3], "trace") == 0);
+  if (argc > 1 && argv[1][0] != '-') {
+    bool trace = argc > 3 && strcmp(argv[3], "trace") == 0;
+    if (argc > (trace ? 4 : 3)) options_refuse(&o, argv[3]);
+    run(options_number(&o, argv[1]), argc > 2 ? (long)options_number(&o, argv[2]) : STEPS_EACH, trace);
     printf("1 passed, 0 failed\n");
     return 0;
   }
-  if (argc > 2) count = run_seeds(argv[2]);
-  for (uint64_t seed = 1; done < STEPS_DEFAULT; seed++, count++, done += STEPS_EACH) run(seed, STEPS_EACH, false);
-  print_sum(done, count);
+  options_read(&o, argc, argv);
+  if (o.seeds != NULL) count = run_seeds(o.seeds);
+  for (uint64_t seed = o.from; done < o.steps; seed++, count++, done += STEPS_EACH) run(seed, STEPS_EACH, false);
+  print_sum((long)done, count);
   printf("1 passed, 0 failed\n");
   return 0;
 }

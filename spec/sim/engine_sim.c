@@ -14,8 +14,8 @@
 ** A schedule ends when faults have stopped: everybody still in line is answered, everybody who comes is served, and then the engine is
 ** drained, cut or destroyed as it is. Nothing is left.
 **
-**   engine_sim [--seeds FILE] [--schedules N]  the seeds in FILE, then seeds 1 to N (1000)
-**   engine_sim SEED                            that one
+**   engine_sim [--seeds FILE] [--steps N] [--from SEED]  the seeds in FILE, then seeds from 1 or SEED on until N (500,000) steps are done
+**   engine_sim SEED                                      that one
 */
 #include <limits.h>
 #include <signal.h>
@@ -27,9 +27,10 @@
 #include "chance.h"
 #include "engine_check.h"
 #include "io/engine_world.h"
+#include "options.h"
 #include "order.h"
 
-enum { AGENTS = 10, SLOTS = 12, STEPS_EACH = 500, SCHEDULES = 1000, ROUNDS_MOST = 20000, KEYS = 4 };
+enum { AGENTS = 10, SLOTS = 12, STEPS_EACH = 500, STEPS_DEFAULT = 500000, ROUNDS_MOST = 20000, KEYS = 4 };
 
 struct agent {
   struct call call;
@@ -577,8 +578,9 @@ static void run_seeds(const char *path) {
   fclose(file);
 }
 
-static void run_all(uint64_t schedules) {
-  for (uint64_t seed = 1; seed <= schedules; seed++) run(seed);
+static void run_all(const struct options *o) {
+  uint64_t schedules = 0;
+  for (uint64_t done = 0; done < o->steps; done += STEPS_EACH) run(o->from + schedules++);
   printf("%ld steps in %llu schedules: %ld leases, %ld queries, %ld failed calls, %ld left (%ld held), %ld cancelled, %ld opens, "
          "%ld kills, %ld set-ups, %ld recorded\n", running.steps, (unsigned long long)schedules, running.granted, running.queries,
          running.failed, running.left, running.held, running.cancelled, running.opened, running.killed, running.set_up,
@@ -586,18 +588,17 @@ static void run_all(uint64_t schedules) {
 }
 
 int main(int argc, char **argv) {
-  uint64_t schedules = SCHEDULES;
+  struct options o = {.usage = "engine_sim [--seeds FILE] [--steps N] [--from SEED], or engine_sim SEED",
+                      .steps = STEPS_DEFAULT, .from = 1};
   setvbuf(stdout, NULL, _IONBF, 0);
   signal(SIGABRT, report);
   signal(SIGSEGV, report);
-  if (argc == 2) {
-    run(strtoull(argv[1], NULL, 10));
+  if (argc == 2 && argv[1][0] != '-') {
+    run(options_number(&o, argv[1]));
   } else {
-    for (int i = 1; i + 1 < argc; i += 2) {
-      if (strcmp(argv[i], "--seeds") == 0) run_seeds(argv[i + 1]);
-      if (strcmp(argv[i], "--schedules") == 0) schedules = strtoull(argv[i + 1], NULL, 10);
-    }
-    run_all(schedules);
+    options_read(&o, argc, argv);
+    if (o.seeds != NULL) run_seeds(o.seeds);
+    run_all(&o);
   }
   printf("1 passed, 0 failed\n");
   return 0;

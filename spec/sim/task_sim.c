@@ -20,6 +20,7 @@
 **   task_sim [--seeds FILE] [--steps N | --seconds N] [--from SEED]   the seeds in FILE, then seeds one after another, N turns in all
 **   task_sim SEED [--trace]                                           one again; --trace prints what it noted
 */
+#include "options.h"
 #include "task_sim.h"
 
 #include <lauxlib.h>
@@ -416,22 +417,18 @@ static void print_sum(double seconds) {
   printf("\n");
 }
 
-static void usage(void) {
-  fprintf(stderr, "task_sim [--seeds FILE] [--steps N | --seconds N] [--from SEED], or task_sim SEED [--trace]\n");
-  exit(2);
-}
-
-static int run_one(int argc, char **argv) {
+static int run_one(const struct options *o, int argc, char **argv) {
   bool trace = argc > 2 && strcmp(argv[2], "--trace") == 0;
-  uint64_t hash = run(strtoull(argv[1], NULL, 10), trace);
+  if (argc > (trace ? 3 : 2)) options_refuse(o, argv[argc - 1]);
+  uint64_t hash = run(options_number(o, argv[1]), trace);
   printf("trace %016llx\n1 passed, 0 failed\n", (unsigned long long)hash);
   return 0;
 }
 
 int main(int argc, char **argv) {
-  long steps = STEPS_DEFAULT;
-  double seconds = 1e9, began = seconds_now();
-  uint64_t seed = 1;
+  struct options o = {.usage = "task_sim [--seeds FILE] [--steps N | --seconds N] [--from SEED], or task_sim SEED [--trace]",
+                      .steps = STEPS_DEFAULT, .from = 1, .seconds = 1e9};
+  double began = seconds_now();
   setvbuf(stdout, NULL, _IOLBF, 0);
   signal(SIGABRT, report);
   signal(SIGSEGV, report);
@@ -439,17 +436,12 @@ int main(int argc, char **argv) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_set_death_callback(tell_seed);
 #endif
-  if (argc > 1 && argv[1][0] != '-') return run_one(argc, argv);
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc) usage();
-    if (strcmp(argv[i], "--seeds") == 0) run_seeds(argv[i + 1]);
-    else if (strcmp(argv[i], "--steps") == 0) steps = atol(argv[i + 1]);
-    else if (strcmp(argv[i], "--seconds") == 0) seconds = atof(argv[i + 1]), steps = INT64_MAX;
-    else if (strcmp(argv[i], "--from") == 0) seed = strtoull(argv[i + 1], NULL, 10);
-    else usage();
-  }
-  for (int i = 0; i < TWICE; i++) run_twice(seed++);
-  while (running.turns < steps && seconds_now() - began < seconds) run(seed++, false);
+  if (argc > 1 && argv[1][0] != '-') return run_one(&o, argc, argv);
+  options_read(&o, argc, argv);
+  if (o.seeds != NULL) run_seeds(o.seeds);
+  uint64_t seed = o.from;
+  for (int i = 0; i < TWICE && (uint64_t)running.turns < o.steps; i++) run_twice(seed++);
+  while ((uint64_t)running.turns < o.steps && seconds_now() - began < o.seconds) run(seed++, false);
   print_sum(seconds_now() - began);
   printf("1 passed, 0 failed\n");
   return 0;
