@@ -127,3 +127,38 @@ describe("cmake --install", function()
     end
   end)
 end)
+
+describe("the commands of the harness", function()
+  it("tell each its own help, wherever --help stands, and refuse a flag they do not know", function()
+    for command, first in pairs {
+      ["spec/fuzz/run --help"] = "Fuzzes", ["spec/fuzz/run url --help"] = "Fuzzes", ["spec/faults/run --help"] = "The fault matrix",
+      ["spec/faults/run soak --help"] = "The soak", ["spec/faults/run soak 30 --help"] = "The soak", ["spec/bench/run --help"] = "",
+      ["spec/mutants/run --help"] = "",
+    } do
+      local said, code = process.run(command)
+      assert.equal(0, code, command)
+      assert.equal(first, said:sub(1, #first), command)
+      assert.is_true(#lines(said) >= 4, said)
+    end
+    assert.same({ "unknown flag --nonsense", 2 }, { (function(said, code) return lines(said)[1], code end)(
+      process.run "spec/fuzz/run --nonsense") })
+  end)
+
+  local build = os.getenv "POOL_SPEC_BUILD"
+  if not build then return pending "the simulators need a build: run it through spec/run" end
+
+  it("which simulate take the same steps and seeds, and nothing else", function()
+    for _, name in ipairs { "core_sim", "engine_sim", "task_sim" } do
+      local function run(words) return process.run(("%s/spec/%s %s 2>&1"):format(build, name, words)) end
+      local one, code = run "--steps 1000 --from 3"
+      assert.equal(0, code, one)
+      local steps = tonumber(one:match "^(%d+) steps in ")
+      assert.is_true(steps >= 1000 and steps < 3000, one)
+      for _, words in ipairs { "--steps", "--steps 10x", "--steps -1", "--stepz 10", "--schedules 3", "x", "3 4 5" } do
+        local said, status = run(words)
+        assert.equal(2, status, name .. " " .. words)
+        assert.matches("\nusage: " .. name .. " ", said)
+      end
+    end
+  end)
+end)
