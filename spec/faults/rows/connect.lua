@@ -232,7 +232,10 @@ end
 
 local function add_named(row)
   row.inside, row.root, row.needs, row.setup, row.allow = inside, true, needs, named, row.allow or "lost"
-  row.excess, row.excess_why = 8, "the server hears of its end of a link in its own time, when the client has opened another already"
+  if row.cuts_links then
+    row.excess = 4
+    row.excess_why = "the server hears of its end of a link in its own time, when the client opens others already, four at a time"
+  end
   add(row)
 end
 
@@ -275,7 +278,7 @@ add_named {
 }
 
 add_named { -- nobody keeps an address longer than an attempt
-  name = "the database moves to another address", saw = function(w) return w.two:stats().accepted > 0 end,
+  name = "the database moves to another address", cuts_links = true, saw = function(w) return w.two:stats().accepted > 0 end,
   strike = function(w)
     w.one:set { accept = "refuse" }
     w.one:now "fin"
@@ -285,7 +288,7 @@ add_named { -- nobody keeps an address longer than an attempt
 }
 
 add_named { -- an address that answers costs nobody more than the one that does not
-  name = "the first of two addresses is dead", allow = "lost",
+  name = "the first of two addresses is dead", allow = "lost", cuts_links = true,
   saw = function(w) return w.two:stats().accepted > 0 and w:stats().open_failures == 0 end,
   strike = function(w)
     zone(w, "127.0.0.1,127.0.0.2")
