@@ -158,7 +158,6 @@ sweep("a conversation that falls silent at every 31st byte", WHOLE, function() r
 rows[#rows + 1] = {
   name = "a cancel cut at every byte", loads = { "tasks" }, tasks = 1, calls = {}, allow = "", least = 30, ledger = false,
   unseen = "the calls are on a pool of the row's own, whose connections are looked for in the end",
-  bound = 3, why = "each of the fifty is a statement of some milliseconds after another",
   setup = function(w)
     w.row.world = w
     w.proxy = proxy.start { unix = true }

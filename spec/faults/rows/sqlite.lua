@@ -236,6 +236,22 @@ add { -- the -wal is there, and so it stays
   after = audit,
 }
 
+add { -- the same file through a mount that is read-only: the process under load's alone
+  name = "the file system is read-only", allow = "connect:42501", saw = "connect:42501", settings = ANEW, root = true,
+  wrap = function(dir)
+    local script = 'mkdir -p "$0/real" "$0/frozen" && mount --bind "$0/real" "$0/frozen" && mount -o remount,ro,bind "$0/frozen" && '
+      .. '! touch "$0/frozen/x" 2>/dev/null && exec "$@"'
+    return { "unshare", "--mount", "--propagation", "private", "sh", "-c", script, dir }
+  end,
+  setup = make,
+  strike = function(w)
+    lead_to(w, "frozen/pool.db")
+    w:more_errors(16)
+    lead_to(w, "real/pool.db")
+  end,
+  after = audit,
+}
+
 -- ---- a full disk ------------------------------------------------------------------------------------------------------------------
 
 add { -- readers go on

@@ -91,11 +91,18 @@ local function address(w, ...)
   return ("postgresql://pool@/pool?application_name=%s&host=%s&port=%s"):format(w.name, table.concat(hosts, ","), table.concat(ports, ","))
 end
 
---- What was committed at the one is at the two.
-local function caught_up(w)
+--- What was committed at the one (or `primary`) is at the two.
+local function caught_up(w, primary)
   w:wait(function()
-    return w:sql("select count(*) from pg_stat_replication where replay_lsn >= pg_current_wal_lsn()", w.one) == "1"
+    return w:sql("select count(*) from pg_stat_replication where replay_lsn >= pg_current_wal_lsn()", primary or w.one) == "1"
   end, 20, "the standby to catch up")
+end
+
+--- The first, stopped, starts again as a standby of the second.
+local function come_back_as_standby(w)
+  w:run(("cd %s/data && touch standby.signal && chown --reference=PG_VERSION standby.signal && printf \"primary_conninfo = '%s'\\n\" "
+    .. ">>postgresql.conf"):format(process.quote(w.one.dir), ("host=%s port=%s user=pool"):format(w.two.dir, w.two.port)))
+  w:cluster("start", w.one.dir)
 end
 
 local function both(w)
@@ -121,9 +128,27 @@ add { -- a fast stop waits for the standby: nothing that was committed may be mi
     caught_up(w)
     w:cluster("stop fast", w.one.dir)
     w:cluster("promote", w.two.dir)
-    w:run(("cd %s/data && touch standby.signal && chown --reference=PG_VERSION standby.signal && printf \"primary_conninfo = '%s'\\n\" "
-      .. ">>postgresql.conf"):format(process.quote(w.one.dir), ("host=%s port=%s user=pool"):format(w.two.dir, w.two.port)))
-    w:cluster("start", w.one.dir)
+    come_back_as_standby(w)
+  end,
+}
+
+add { -- whoever names that one alone, and asks for nothing, is back at it, reads, and is told 25006 until it is the primary again
+  name = "25006: an old primary that came back as a standby, until it is promoted again",
+  allow = "lost query:25006", saw = "query:25006",
+  setup = function(w)
+    pair(w)
+    w.url = address(w, w.one)
+  end,
+  strike = function(w)
+    caught_up(w)
+    w:cluster("stop fast", w.one.dir)
+    w:cluster("promote", w.two.dir)
+    come_back_as_standby(w)
+    w:wait(function() return (w.load:state().seen["query:25006"] or 0) >= 20 end, 20, "20 who are told 25006")
+    caught_up(w, w.two)
+    w:cluster("stop fast", w.two.dir)
+    w:cluster("promote", w.one.dir)
+    w.observe = { w.one }
   end,
 }
 
