@@ -232,19 +232,6 @@ static void listen_and_serve(void *user) {
 
 /* ---- libev ---- */
 
-/* libev ends the process when it gets no memory, and its allocator is one for a whole process: a library cannot set it. So here it gets
-   what it wants, and is counted. */
-static long ev_calls;
-
-static void *ev_memory(void *block, long size) {
-  scarce_spare();
-  void *got = NULL;
-  if (size > 0) ev_calls++, got = realloc(block, (size_t)size);
-  else free(block);
-  scarce_mind();
-  return got;
-}
-
 struct ticker {
   struct timer timer;
   struct loop *loop;
@@ -288,10 +275,10 @@ static void libev_spec(void) {
     }
     timer_start(k.loop, &k.timer, 0);
     loop_runs(k.loop, w, pipes, COUNT, 20);
-    long grown = ev_calls, fired = k.fired;
+    long grown = scarce_spared(), fired = k.fired;
     CHECK(grown > 0);
     loop_runs(k.loop, w, pipes, COUNT, 2000);
-    CHECK_INT(ev_calls, grown);
+    CHECK_INT(scarce_spared(), grown);
     CHECK(k.fired > fired);
     timer_stop(k.loop, &k.timer);
     for (int i = 0; i < COUNT; i++) {
@@ -304,7 +291,7 @@ static void libev_spec(void) {
 
 int main(void) {
   size_t pieces[] = {1, 7, 10000};
-  ev_set_allocator(ev_memory);
+  ev_set_allocator(scarce_sparing);
   TEST("a file cannot be watched, a loop cannot be made: that is said, and nothing is left") {
     scarce_sweep("a watched file", watch_file, (char[]){"/tmp/tune.lua"});
     scarce_sweep("a watched file, relative", watch_file, (char[]){"tune.lua"});

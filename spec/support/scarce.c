@@ -11,10 +11,13 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 
 static struct {
-  atomic_long count, live, at; /* at: the allocation that fails */
+  atomic_long count, live, sparing, at; /* at: the allocation that fails */
   atomic_bool on, for_good, failed;
+  atomic_int limit;   /* milliseconds */
+  atomic_llong until; /* when memory is back by itself, in microseconds; 0: not yet known */
 } scarce = {.at = LONG_MAX};
 static _Thread_local int spared;
 
@@ -22,7 +25,10 @@ void scarce_set(long n, bool for_good) {
   atomic_store(&scarce.at, n);
   atomic_store(&scarce.for_good, for_good);
   atomic_store(&scarce.failed, false);
+  atomic_store(&scarce.until, 0);
 }
+
+void scarce_limit(int milliseconds) { atomic_store(&scarce.limit, milliseconds); }
 
 void scarce_on(void) {
   atomic_store(&scarce.count, 0);
@@ -43,14 +49,35 @@ long scarce_live(void) {
 
 void scarce_spare(void) { spared++; }
 void scarce_mind(void) { spared--; }
+long scarce_spared(void) { return atomic_load(&scarce.sparing); }
+
+void *scarce_sparing(void *block, long size) {
+  scarce_spare();
+  void *got = NULL;
+  if (size > 0) atomic_fetch_add(&scarce.sparing, 1), got = realloc(block, (size_t)size);
+  else free(block);
+  scarce_mind();
+  return got;
+}
 
 __attribute__((noinline)) static void scarce_hit(void) { __asm__ volatile(""); }
+
+/* Has it been short for long enough? */
+static bool scarce_over(void) {
+  struct timespec t;
+  int limit = atomic_load(&scarce.limit);
+  if (limit == 0) return false;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  long long now = t.tv_sec * 1000000LL + t.tv_nsec / 1000, none = 0;
+  atomic_compare_exchange_strong(&scarce.until, &none, now + limit * 1000LL);
+  return now > atomic_load(&scarce.until);
+}
 
 /* Does this one fail? */
 static bool scarce_fails(void) {
   if (!atomic_load(&scarce.on) || spared > 0) return false;
   long number = atomic_fetch_add(&scarce.count, 1), at = atomic_load(&scarce.at);
-  if (number != at && !(atomic_load(&scarce.for_good) && number > at)) return false;
+  if (number < at || (number > at && !atomic_load(&scarce.for_good)) || scarce_over()) return false;
   atomic_store(&scarce.failed, true);
   scarce_hit();
   errno = ENOMEM;

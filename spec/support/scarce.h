@@ -35,9 +35,14 @@ void scarce_on(void);
 void scarce_off(void);
 bool scarce_failed(void);     /* since scarce_on */
 bool scarce_for_good(void);
+void scarce_limit(int milliseconds); /* for good is for so long, from the first failure on; 0, as at first: until scarce_off */
 long scarce_count(void);      /* allocations since scarce_on */
 void scarce_spare(void);
 void scarce_mind(void);
+/* An allocator that never fails, for ev_set_allocator: libev ends the process when it gets no memory, and its allocator is one for a
+   whole process, which a library cannot set. How often it was asked: scarce_spared. */
+void *scarce_sparing(void *block, long size);
+long scarce_spared(void);
 long scarce_live(void);       /* blocks that are allocated now, once no other thread is left; always 0 under the sanitizers */
 
 /* One trial. What it leaves allocated has leaked. */
