@@ -83,23 +83,22 @@ void lease_begin(struct lpool *p, struct conn *c, struct task *t) {
   lpool_watch_leaks(p);
 }
 
-void lconnection_push(lua_State *L, struct lease *l, int index) {
+void lconnection_push_gone(lua_State *L, struct lpool *p, uint64_t id, int index) {
   index = lua_absindex(L, index);
-  struct lconnection now = {.brand = &connection_brand, .lease = l, .pool = l->pool, .serial = l->serial, .id = l->conn->id};
-  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1); /* a finaliser may cut the lease */
-  *c = now;
+  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
+  *c = (struct lconnection){.brand = &connection_brand, .lease = p->leases, .pool = p, .id = id};
   lua_getiuservalue(L, index, LPOOL_CONNECTION_META);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, index);
   lua_setiuservalue(L, -2, 1);
 }
 
-void lconnection_push_gone(lua_State *L, struct lpool *p, uint64_t id, int index) {
-  struct lconnection *c = lua_newuserdatauv(L, sizeof *c, 1);
-  *c = (struct lconnection){.brand = &connection_brand, .lease = p->leases, .pool = p, .id = id};
-  luaL_setmetatable(L, LCONNECTION_NAME);
-  lua_pushvalue(L, index);
-  lua_setiuservalue(L, -2, 1);
+void lconnection_fill(lua_State *L, int index, struct lease *l) {
+  struct lconnection *c = connection_at(L, index);
+  INSIST(c && c->serial == 0 && c->pool == l->pool);
+  c->lease = l;
+  c->serial = l->serial;
+  c->id = l->conn->id;
 }
 
 /* Did db:close end this lease, rather than its borrower? */
@@ -127,6 +126,8 @@ bool lconnection_fit(lua_State *L, const char *who, struct lease **out) {
 
 /* ---- db:acquire ---- */
 
+enum { ACQUIRED = 3 }; /* where on the stack the Connection is from before the lease on: with one in hand there must be no way to fail */
+
 static void acquire_note_place(lua_State *L, struct lease *l) {
   lua_Debug ar;
   if (!lerror_caller_from(L, 1, l->pool->runtime->home, &ar)) return;
@@ -143,7 +144,8 @@ static int acquire_k(lua_State *L, int status, lua_KContext context) {
   if (!l) return lerror_fail(L, POOL_CLOSED, "the pool was closed"); /* granted, and cut before its task had its turn */
   l->taken = true;
   acquire_note_place(L, l);
-  lconnection_push(L, l, 1);
+  lua_settop(L, ACQUIRED);
+  lconnection_fill(L, ACQUIRED, l);
   if (q->pool->events & EVENT_ACQUIRE) {
     lua_pushvalue(L, -1);
     lpool_emit(L, 1, "acquire", 1);
@@ -158,9 +160,11 @@ int lconnection_acquire(lua_State *L) {
   struct task *t = ltask_enter(L);
   lquery_check_nested(L, p, t);
   struct lcall *q = lquery_begin(L, t, p);
+  usec deadline = lpool_patience(p); /* before anything that may run a finaliser, which may ask in its own way */
+  lconnection_push_gone(L, p, 0, 1);
   if (p->policy && !lmeter_admit(p, &q->call.waiter.weight)) return lmeter_refuse(L);
   ltask_set_line(t, p);
-  engine_lease(p->engine, &q->call, lpool_patience(p));
+  engine_lease(p->engine, &q->call, deadline);
   return lquery_wait(L, t, acquire_k);
 }
 

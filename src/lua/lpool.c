@@ -159,29 +159,52 @@ static void setup_finished(struct task *t, void *user) {
   ltask_forget_failure(t);
 }
 
-static void setup_start(lua_State *L, struct lpool *p, int index, struct conn *c) {
+/* Protected. Stack: the Pool, lightuserdata conn. What can raise comes before the lease; a finaliser may cut the connection meanwhile. */
+static int setup_start(lua_State *L) {
+  struct lpool *p = luaL_checkudata(L, 1, LPOOL_NAME);
+  struct conn *c = lua_touserdata(L, 2);
+  struct lease *l = &p->leases[c->slot->index];
   usec patience = p->settings.db.connect_timeout;
   usec deadline = patience > 0 ? lruntime_after(loop_now(p->runtime->loop), patience) : NEVER;
-  struct lease *l = &p->leases[c->slot->index];
-  lua_getiuservalue(L, index, LPOOL_HANDLERS);
+  lconnection_push_gone(L, p, 0, 1);
+  lua_getiuservalue(L, 1, LPOOL_HANDLERS);
   lua_getfield(L, -1, "setup");
-  lua_remove(L, -2);
+  lua_pushvalue(L, 3);
+  struct task *t = ltask_spawn(L, 1, setup_finished, l, deadline);
+  if (c->lease != l->setup_lease) {
+    ltask_cancel(t);
+    return 0;
+  }
   lease_begin(p, c, p->runtime->self);
   list_remove(&l->holding.link);
-  l->setup = c;
-  l->setup_lease = c->lease;
-  lconnection_push(L, l, index);
-  l->task = ltask_spawn(L, 1, setup_finished, l, deadline);
-  lua_pop(L, 1);
+  lconnection_fill(L, 3, l);
+  l->task = t;
+  return 0;
+}
+
+/* Memory was too short to begin it: the open has failed, and is tried again. */
+static void setup_refuse(lua_State *L, const struct lease *l) {
+  struct pool_error error;
+  error_set(&error, POOL_CONNECT, "db:on(\"connect\") could not be begun: %s", lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
+  if (l->setup->lease == l->setup_lease) engine_setup_done(l->setup, &error);
 }
 
 static void setups_run(lua_State *L, struct deferred *d) {
   struct lpool *p = CONTAINER(d, struct lpool, setups);
   lpool_push(L, p);
   if (lua_isnil(L, -1)) return;
-  for (int i = 0; i < p->settings.pool.size_limit; i++) {
+  int index = lua_gettop(L);
+  for (int i = 0; p->engine && i < p->settings.pool.size_limit; i++) {
     struct conn *c = pool_slot(engine_pool(p->engine), i)->user;
-    if (c->job == CONN_SETUP && p->leases[i].setup_lease != c->lease) setup_start(L, p, lua_gettop(L), c);
+    struct lease *l = &p->leases[i];
+    if (c->job != CONN_SETUP || l->setup_lease == c->lease) continue;
+    l->setup = c;
+    l->setup_lease = c->lease;
+    lua_pushcfunction(L, setup_start);
+    lua_pushvalue(L, index);
+    lua_pushlightuserdata(L, c);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) setup_refuse(L, l);
+    lua_settop(L, index);
   }
 }
 

@@ -145,9 +145,9 @@ void lease_begin(struct lpool *, struct conn *, struct task *); /* not in Lua */
 struct lease *lpool_lease(struct lpool *, const struct conn *);      /* NULL when the conn is not leased through here */
 void lease_end(struct lease *);                                      /* gives the connection back; not in Lua */
 void lease_end_untold(struct lease *);                               /* the same where db:on("release") is to hear of it later */
-void lconnection_push_gone(lua_State *L, struct lpool *, uint64_t id, int index); /* one that only has its id left */
-/* Pushes a Connection for the lease; the Pool is at `index`. */
-void lconnection_push(lua_State *L, struct lease *, int index);
+/* Pushes a Connection without a lease, that only has its id left, or waits to be filled; the Pool is at `index`. */
+void lconnection_push_gone(lua_State *L, struct lpool *, uint64_t id, int index);
+void lconnection_fill(lua_State *L, int index, struct lease *); /* it is this lease's from now on; never raises */
 struct lease *lconnection_check(lua_State *L, int index, const char *who); /* raises after its release */
 /* The same where the world may have ended the lease (db:close): false: nil and a `closed` error are pushed. */
 bool lconnection_fit(lua_State *L, const char *who, struct lease **);
