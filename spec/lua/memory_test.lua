@@ -304,6 +304,30 @@ scenario("events", function()
   return is
 end)
 
+--- What a task held is told in one go: what memory is too short to tell is lost, and not what comes after it.
+scenario("tellings", function()
+  use_pool()
+  local db = new { size = 6, max_overflow = 0 }
+  local taken, heard = 0, 0
+  db:on("release", function() heard = heard + 1 end)
+  local is = task_scenario("true", db, function()
+    return tostring(assert(pool.spawn(function()
+      for _ = 1, 6 do
+        assert(db:acquire())
+        taken = taken + 1
+      end
+      return true
+    end):join()))
+  end)
+  local check = is.check
+  function is.check(ok, result, short, for_good)
+    local wrong, lost = check(ok, result, short), taken - heard
+    taken, heard = 0, 0
+    return wrong or (lost > (short and (for_good and 6 or 1) or 0) and lost .. " releases were not told") or nil
+  end
+  return is
+end)
+
 scenario("a set-up", function()
   use_pool()
   local db = new { size = 2, max_overflow = 0, timeout = 20, connect_timeout = 20 }

@@ -121,6 +121,7 @@ static void notes_run(lua_State *L, struct deferred *d) {
     struct note note = *CONTAINER(node, struct note, link);
     free(CONTAINER(node, struct note, link));
     if (lua_isnil(L, index)) continue;
+    if (!list_empty(&p->noted)) lruntime_defer(p->runtime, d); /* they are told even if memory is too short for this one */
     note_push(L, p, &note, index);
     lua_pushstring(L, note.reason);
     lpool_emit(L, index, note.event, 2);
