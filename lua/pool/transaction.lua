@@ -169,13 +169,15 @@ local leave = { __close = function(mark)
   if next(mine) == nil then active[mark.task] = nil end
 end }
 
---- Notes that the running task is inside a transaction of `db`; close what it returns.
+--- Notes that the running task is inside a transaction of `db`; close what it returns, which is therefore made first: memory may end.
 local function enter(db, connection)
   local task = core.task_key()
   db = core.pool_of(db)
-  active[task] = active[task] or {}
-  active[task][db] = connection
-  return setmetatable({ task = task, db = db }, leave)
+  local mark = setmetatable({ task = task, db = db }, leave)
+  local mine = active[task] or {}
+  mine[db] = connection
+  active[task] = mine
+  return mark
 end
 
 local function current(db)

@@ -260,6 +260,44 @@ scenario("leases outside tasks", function()
   return pool_scenario("1trueinteger102false", db, function() return leases(db) end)
 end)
 
+scenario("transactions", function()
+  use_pool()
+  local db = new { size = 2, max_overflow = 0 }
+  assert(db:exec "create table if not exists memory_tx (n int)")
+  local function act()
+    assert(db:exec "delete from memory_tx")
+    local made = assert(db:transaction(function(tx)
+      assert(tx:query("insert into memory_tx values ($1)", 1))
+      local undone, why = db:transaction(function(inner)
+        assert(inner:query "insert into memory_tx values (2)")
+        return nil, "undo"
+      end)
+      return why .. tostring(undone)
+    end))
+    local raised, err = pcall(db.transaction, db, function() error({ "x" }, 0) end)
+    if raised or type(err) == "string" then error(err, 0) end
+    local s <close> = db:session()
+    assert(s:query "insert into memory_tx values (3)")
+    assert(s:commit())
+    assert(s:query "insert into memory_tx values (4)")
+    assert(s:rollback())
+    local rows = assert(db:query "select count(*) as n from memory_tx")
+    return made .. tostring(raised) .. type(err) .. rows[1].n
+  end
+  local is = task_scenario("undonilfalsetable2", db, act)
+  local check = is.check
+  function is.check(...)
+    local wrong = check(...)
+    if wrong then return wrong end
+    -- nobody is taken to be inside a transaction that is over
+    return pool.run(function()
+      local inside = assert(db:transaction(function(tx) return tx.in_transaction end))
+      return inside ~= true and "a transaction is not one" or nil
+    end)
+  end
+  return is
+end)
+
 -- ---- tasks and events ----
 
 scenario("tasks", function()
