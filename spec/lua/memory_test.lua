@@ -203,6 +203,22 @@ scenario("statements in a coroutine", function()
   end)
 end)
 
+scenario("json", function()
+  use_pool()
+  return {
+    act = function()
+      local value = assert(pool.json.decode '{"a":[1,2.5,true,null,{"b":"\\u00e4"}],"c":{}}')
+      local bad, err = pool.json.decode "{"
+      if tells_of_memory(err.message) then error(err, 0) end
+      return pool.json.encode(value) .. tostring(bad) .. err.kind .. pool.identifier 'a"b' ..
+        pool.json.encode { z = 1, a = { 1, 2 }, n = pool.null, e = pool.array {} }
+    end,
+    check = function(ok, result, short)
+      return judge('{"a":[1,2.5,true,null,{"b":"ä"}],"c":{}}niljson"a""b"{"a":[1,2],"e":[],"n":null,"z":1}', ok, result, short)
+    end,
+  }
+end)
+
 local SERIES = "with recursive s(i) as (select 1 union all select i + 1 from s where i < 300) select i, 'row' as t from s"
 
 local function cursors(db)

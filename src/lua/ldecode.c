@@ -5,6 +5,7 @@
 ** the grammar and UTF-8, keeps integers, and refuses what would not be exact: integers past 64 bits, reals past a double, keys
 ** with \u0000. Its messages quote the text around the fault: ours give the place instead, since the text may be a secret.
 */
+#include <errno.h>
 #include <jansson.h>
 #include <string.h>
 
@@ -141,7 +142,9 @@ bool ljson_decode(lua_State *L, const char *text, size_t len, struct pool_error 
   }
   int base = lua_gettop(L);
   struct tree *t = tree_new(L);
+  errno = 0;
   t->root = json_loadb(text, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
+  if (!t->root && errno == ENOMEM) luaL_error(L, "not enough memory"); /* jansson calls it all kinds of malformed */
   bool nul = t->root && memchr(text, '\0', len); /* jansson takes one after a number for the text's end */
   bool fine = t->root && !nul && value_push(L, t->root, 0);
   if (!t->root)
