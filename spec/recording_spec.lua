@@ -1,6 +1,7 @@
 -- Recordings: what a pool's requests met, in a file; read, replayed, asked for advice.
 
 local advise = require "pool.advise"
+local core = require "pool.core"
 local pool = require "pool"
 local process = require "support.process"
 local recording = require "pool.recording"
@@ -134,6 +135,17 @@ describe("a recording", function()
     end
     for _ = 1, 3 do collectgarbage() end
     assert.equal(1, #recording.read(path).requests.at)
+  end)
+
+  it("is not ended by the collection of one that was dropped before it", function()
+    testing.run({ settings = { size = 1 }, database = function() return {} end }, function(db)
+      assert(core.recorder(db, path .. ".other", 1000000, "{}\n")) -- as where memory ends before db:record has it in hand
+      local later <close> = assert(db:record(path))
+      collectgarbage()
+      assert(db:query "select 1")
+      assert.equal(1, later:status().requests)
+    end)
+    os.remove(path .. ".other")
   end)
 
   it("may be read while it is written, cut in the middle of a line, and joined with its older part", function()

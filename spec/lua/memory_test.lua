@@ -454,6 +454,19 @@ scenario("close", function()
   }
 end)
 
+scenario("a recording", function()
+  use_pool()
+  local db = new { size = 2, max_overflow = 0 }
+  local path = file "traffic.rec"
+  return task_scenario("1", db, function()
+    local recording <close> = assert(db:record(path))
+    assert(db:query "select 1")
+    recording:close()
+    local is = assert(require("pool.recording").read(path))
+    return tostring(#is.requests.at)
+  end)
+end)
+
 scenario("a simulation", function()
   use_pool()
   local sim = require "pool.sim"

@@ -215,6 +215,7 @@ void engine_when_empty(struct engine *e, void (*done)(void *), void *user) {
 }
 
 void engine_record(struct engine *e, struct recorder *recorder) { e->recorder = recorder; }
+struct recorder *engine_recorder(const struct engine *e) { return e->recorder; }
 
 void engine_setup_wanted(struct engine *e, bool wanted) { e->setup_wanted = wanted; }
 

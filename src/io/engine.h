@@ -130,6 +130,7 @@ void engine_cut(struct engine *);             /* drains, and everything ends now
 void engine_when_empty(struct engine *, void (*done)(void *user), void *user);
 /* Every request for a connection that ends from now on is added to it. Borrows; NULL: none. */
 void engine_record(struct engine *, struct recorder *);
+struct recorder *engine_recorder(const struct engine *);
 void engine_setup_wanted(struct engine *, bool wanted); /* whether events.setup is called for new connections */
 
 struct pool *engine_pool(const struct engine *);           /* for queries only: pool_stats, pool_failure, pool_settings */

@@ -66,7 +66,8 @@ static int recorder_count(lua_State *L) {
 static int recorder_end(lua_State *L) {
   struct lrecorder *r = luaL_checkudata(L, 1, LRECORDER_NAME);
   if (r->recorder == NULL) return 0;
-  if (r->pool->engine != NULL) engine_record(r->pool->engine, NULL);
+  struct engine *e = r->pool->engine;
+  if (e != NULL && engine_recorder(e) == r->recorder) engine_record(e, NULL); /* else a later recording is under way */
   recorder_close(r->recorder);
   r->recorder = NULL;
   return 0;
