@@ -481,5 +481,75 @@ scenario("a simulation", function()
   }
 end)
 
+-- ---- HTTP ----
+
+local REQUESTS = "GET /rows HTTP/1.1\r\nHost: a\r\n\r\n" ..
+  "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n" ..
+  '{"a":"b"}GET /missing HTTP/1.1\r\nHost: a\r\n\r\nGET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'
+
+local function app_of()
+  local http = require "pool.http"
+  local app = http.app()
+  app:use(function(req, next) return next(req) end)
+  app:get("/rows", function(req) return req.db:query "select 1 as n" end)
+  app:post("/echo", function(req)
+    local s <close> = req:session()
+    assert(s:query "select 1")
+    return 201, req:json()
+  end)
+  app:get("/stream", function() return http.stream(function(write) write "one" write "two" end) end)
+  return app
+end
+
+--- The statuses of the answers there are.
+local function statuses(text)
+  local list = {}
+  for status in text:gmatch "HTTP/1.1 (%d%d%d) " do list[#list + 1] = status end
+  return table.concat(list, " ")
+end
+
+scenario("http", function()
+  use_pool()
+  local core = require "pool.core"
+  local db = new { size = 2, max_overflow = 0 }
+  local server
+  assert(db:query "select 1")
+  local function converse()
+    local fd = t.dial(server.port)
+    t.say(fd, REQUESTS)
+    for _ = 1, 400 do
+      if t.hear(fd) then break end
+      pool.sleep(0.0005)
+    end
+    return fd
+  end
+  local fd
+  local is = {
+    act = function()
+      fd = converse()
+      return "done"
+    end,
+  }
+  server = assert(core.http_listen { port = 0, handler = app_of():handler(db) })
+  function is.check(ok, result, short)
+    local wrong = judge("done", ok, result, short)
+    local text = statuses(t.heard())
+    if fd then t.hang_up(fd) end
+    fd = nil
+    -- right answers, then perhaps failures, then the end; all of them where nothing failed
+    if not short and text ~= "200 201 404 200" then wrong = wrong or "without a failure: " .. text end
+    for status in text:gmatch "%d+" do
+      if not ("200 201 404 500 503"):find(status, 1, true) then wrong = wrong or "an answer of " .. status end
+    end
+    wrong = wrong or whole(db)
+    if wrong then return wrong end
+    local again = converse()
+    text = statuses(t.heard())
+    t.hang_up(again)
+    return text ~= "200 201 404 200" and "afterwards: " .. text or nil
+  end
+  return is
+end)
+
 if wanted == "" then return names end
 return scenarios[wanted]()

@@ -189,7 +189,10 @@ static void server_options(lua_State *L, struct listen_options *o) {
   o->port = (int)option_integer(L, "port", 8080, 65535);
   o->body_max = (size_t)option_integer(L, "max_body", HTTP_BODY_MAX, (lua_Integer)1 << 30);
   o->max_connections = (int)option_integer(L, "max_connections", LISTEN_CONNECTIONS_MAX, 1000000);
-  if (lua_getfield(L, 1, "host") == LUA_TNIL) lua_pushliteral(L, "127.0.0.1");
+  if (lua_getfield(L, 1, "host") == LUA_TNIL) {
+    lua_pushliteral(L, "127.0.0.1");
+    lua_replace(L, -2);
+  }
   if (lua_type(L, -1) != LUA_TSTRING) lerror_misuse(L, "http_listen: host must be a string");
   o->host = lua_tostring(L, -1);
   if (lua_getfield(L, 1, "handler") != LUA_TFUNCTION) lerror_misuse(L, "http_listen: handler must be a function");
