@@ -127,6 +127,21 @@ local function settings_of(options)
   return settings
 end
 
+--- Closes what was tested; what its script raised first.
+local function finish(is)
+  local db, script = is.db, is.script
+  is.db = false
+  if not db then return nil end
+  db:close(0)
+  return core.script_end(script)
+end
+
+--- One testing.run. The usual time comes back even where memory was too short to say what happened.
+local Test = { __close = function(is)
+  pcall(finish, is)
+  if is.begun then core.virtual_time(false) end
+end }
+
 --- Runs fn(db) as pool.run does, in virtual time, with a pool whose database is `options.database`: a function(sql, ...) that returns a
 --- pool.testing.Answer (or just its rows, or a message for an error, or nothing), or a table of such by statement. `connect`, a
 --- function(n), answers the n-th open in the same way; without them all goes
@@ -142,19 +157,16 @@ function testing.run(options, fn)
   check_options(options)
   check.fn(fn, "testing.run")
   local pool = require "pool"
-  core.virtual_time(true)
-  local db, script, failure
-  local results = table.pack(xpcall(function()
-    db, script = core.new(settings_of(options), script_of(options))
-    return pool.run(function()
-      return pool.deadline(options.limit or LIMIT, fn, db)
-    end)
-  end, core.keep_traceback))
-  if db then
-    db:close(0)
-    failure = core.script_end(script)
+  local is <close> = setmetatable({ db = false, script = false, begun = false }, Test)
+  local function test() return pool.deadline(options.limit or LIMIT, fn, is.db) end
+  local function run()
+    is.db, is.script = core.new(settings_of(options), script_of(options))
+    return pool.run(test)
   end
-  core.virtual_time(false)
+  core.virtual_time(true)
+  is.begun = true
+  local results = table.pack(xpcall(run, core.keep_traceback))
+  local failure = finish(is)
   if not results[1] then error(results[2], 0) end
   if failure then error(failure, 0) end
   return table.unpack(results, 2, results.n)

@@ -124,6 +124,24 @@ scenario("first use", function()
   }
 end)
 
+scenario("virtual time", function()
+  use_pool()
+  local testing = require "pool.testing"
+  local db = new { size = 1 }
+  local function act()
+    return testing.run({ settings = { size = 1 }, database = function() return { { n = 1 } } end }, function(tested)
+      return tostring(assert(tested:query "select 1")[1].n)
+    end)
+  end
+  return {
+    fresh = true,
+    act = act,
+    check = function(ok, result, short)
+      return judge("1", ok, result, short) or whole(db) or (act() ~= "1" and "no virtual time afterwards" or nil)
+    end,
+  }
+end)
+
 scenario("new", function()
   use_pool()
   return {
@@ -450,6 +468,36 @@ scenario("close", function()
     check = function(ok, result, short)
       collectgarbage()
       return judge("trueclosedclosed", ok, result, short) or whole(other)
+    end,
+  }
+end)
+
+scenario("tune", function()
+  use_pool()
+  local testing = require "pool.testing"
+  local policy = file "tune.lua"
+  local out = assert(io.open(policy, "w"))
+  out:write 'return { name = "grow", tick = function(s, state) return { size = s.settings.size + 1 } end }'
+  out:close()
+  return {
+    act = function()
+      return testing.run({ settings = { size = 2, max_overflow = 0 }, database = function() return { { n = 1 } } end }, function(db)
+        local rows = assert(db:query "select 1")
+        local tuner = assert(db:tune(policy))
+        pool.sleep(2.5)
+        local text = #tuner:versions() .. rows[1].n .. db:stats().size
+        tuner:close()
+        return text
+      end)
+    end,
+    check = function(ok, result, short)
+      collectgarbage()
+      collectgarbage()
+      -- a tick that memory is too short for is a failure of the policy, and tuning goes on without
+      if ok and short and result:match "^11%d$" then result = "114" end
+      local wrong = judge("114", ok, result, short)
+      if wrong then return wrong end
+      return testing.run({ settings = { size = 2 } }, function(db) return not db:query "select 1" and "a query fails afterwards" or nil end)
     end,
   }
 end)

@@ -82,7 +82,7 @@ void drain_remove(struct loop *, struct drain *);
 void loop_turn(struct loop *, usec until);
 
 /* Virtual loops only: what a script drives them with. */
-void loop_virtual_ready(struct loop *, int fd, int events); /* fd becomes ready at the next turn, once */
+bool loop_virtual_ready(struct loop *, int fd, int events); /* fd becomes ready at the next turn, once; false: no memory */
 bool loop_virtual_idle(const struct loop *);                /* nothing ready, no timer: loop_turn would wait for ever */
 
 #endif

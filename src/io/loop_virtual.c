@@ -172,16 +172,22 @@ struct loop *loop_virtual_create(usec start) {
   return &l->base;
 }
 
-void loop_virtual_ready(struct loop *base, int fd, int events) {
+static bool script_grow(struct loop_virtual *l) {
+  int capacity = l->capacity ? l->capacity * 2 : 16;
+  struct readiness *script = realloc(l->script, (size_t)capacity * sizeof *script);
+  if (!script) return false;
+  l->script = script;
+  l->capacity = capacity;
+  return true;
+}
+
+bool loop_virtual_ready(struct loop *base, int fd, int events) {
   INSIST(base->ops == &loop_virtual_ops);
   INSIST(fd >= 0 && events != 0);
   struct loop_virtual *l = loop_virtual(base);
-  if (l->scripted == l->capacity) {
-    l->capacity = l->capacity ? l->capacity * 2 : 16;
-    l->script = realloc(l->script, (size_t)l->capacity * sizeof *l->script);
-    INSIST(l->script != NULL);
-  }
+  if (l->scripted == l->capacity && !script_grow(l)) return false;
   l->script[l->scripted++] = (struct readiness){fd, events};
+  return true;
 }
 
 bool loop_virtual_idle(const struct loop *base) {

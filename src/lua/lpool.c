@@ -429,7 +429,9 @@ static int pool_new(lua_State *L) {
   p->driver = engine_driver(p->engine);
   p->settings.pool = *pool_settings(engine_pool(p->engine)); /* as the database allows them */
   pool_register(L, p);
-  return lua_getiuservalue(L, -1, LPOOL_SCRIPT) == LUA_TNIL ? (lua_pop(L, 1), 1) : 2;
+  if (lua_getiuservalue(L, -1, LPOOL_SCRIPT) == LUA_TNIL) return lua_pop(L, 1), 1;
+  lscripted_begin(L);
+  return 2;
 }
 
 /* ---- db:close ---- */

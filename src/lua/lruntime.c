@@ -163,7 +163,7 @@ static struct runtime *runtime_make(lua_State *L, bool virtual_time) {
   lua_setiuservalue(L, -2, 2);
   r->loop = virtual_time ? loop_virtual_create(USEC_PER_SECOND) : runtime_loop(L);
   r->virtual_time = virtual_time;
-  if (!r->loop) luaL_error(L, "pool: no event loop could be made");
+  if (!r->loop) luaL_error(L, "pool: no event loop could be made: no memory, or no descriptor");
   r->self = self;
   r->finaliser = finaliser;
   r->lines.run = lines_run;

@@ -46,7 +46,8 @@ struct db_conn {
   struct param *params;     /* and its parameters, their texts in one block behind them; owned */
   int nparams;
   struct db_result *result; /* of the answer */
-  struct pool_error *error; /* of the answer; NULL when it is none */
+  bool failed;              /* of the answer, with: */
+  struct pool_error error;
 };
 
 struct cell {
@@ -177,15 +178,14 @@ static void error_field(lua_State *L, const char *name, char *field, size_t size
 }
 
 static struct pool_error *error_new(struct db_conn *c, enum pool_err kind, const char *message) {
-  if (c->error == NULL) c->error = malloc(sizeof *c->error);
-  if (c->error != NULL) error_set(c->error, kind, "%s", message);
-  return c->error;
+  c->failed = true;
+  error_set(&c->error, kind, "%s", message);
+  return &c->error;
 }
 
 /* Stack: ..., the answer's error. */
 static void error_read(lua_State *L, struct db_conn *c) {
   struct pool_error *e = error_new(c, c->op == OP_OPEN ? POOL_CONNECT : POOL_QUERY, "a scripted failure");
-  if (e == NULL) luaL_error(L, "not enough memory");
   error_field(L, "message", e->message, sizeof e->message);
   error_field(L, "sqlstate", e->sqlstate, sizeof e->sqlstate);
   error_field(L, "detail", e->detail, sizeof e->detail);
@@ -251,13 +251,21 @@ static int conn_ask(lua_State *L) {
 
 static void conn_ready(struct timer *t) {
   struct db_conn *c = CONTAINER(t, struct db_conn, timer);
+  struct loop *loop = c->script->runtime->loop;
   c->ready = true;
-  loop_virtual_ready(c->script->runtime->loop, c->number, LOOP_READ | LOOP_WRITE);
+  if (!loop_virtual_ready(loop, c->number, LOOP_READ | LOOP_WRITE)) timer_start(loop, t, loop_now(loop) + 1); /* no memory: later */
 }
 
-/* Stack: ..., what conn_ask raised. The first one is kept for who runs the test. */
+static int text_of(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+/* Stack: ..., what conn_ask raised. The first one is kept for who runs the test. Raises nothing: the statement would never be answered. */
 static void conn_ask_failed(lua_State *L, int script, struct db_conn *c) {
-  const char *why = luaL_tolstring(L, -1, NULL);
+  lua_pushcfunction(L, text_of);
+  lua_pushvalue(L, -2);
+  const char *why = lua_pcall(L, 1, 1, 0) == LUA_OK ? lua_tostring(L, -1) : "the script failed, and cannot say how";
   result_free(c->result);
   c->result = NULL;
   c->lost = false;
@@ -304,10 +312,13 @@ static void script_run(lua_State *L, struct deferred *d) {
 static struct db *db_create(const struct db_settings *settings, db_log_fn log, void *user, struct pool_error *error) {
   void *script;
   (void)log, (void)user;
-  struct db *db = calloc(1, sizeof *db);
-  if (db == NULL || sscanf(settings->database_url, URL_PREFIX "%p", &script) != 1) {
-    free(db);
+  if (sscanf(settings->database_url, URL_PREFIX "%p", &script) != 1) {
     error_set(error, POOL_SETTINGS, "a scripted database is made by pool.testing alone");
+    return NULL;
+  }
+  struct db *db = calloc(1, sizeof *db);
+  if (db == NULL) {
+    error_set(error, POOL_SETTINGS, "not enough memory");
     return NULL;
   }
   db->script = script;
@@ -324,13 +335,11 @@ static void conn_clear(struct db_conn *c) {
   free(c->sql);
   free(c->params);
   result_free(c->result);
-  free(c->error);
   c->sql = NULL;
   c->params = NULL;
   c->nparams = 0;
   c->result = NULL;
-  c->error = NULL;
-  c->ready = c->lost = false;
+  c->ready = c->lost = c->failed = false;
 }
 
 static void conn_begin(struct db_conn *c, enum op op) {
@@ -440,12 +449,12 @@ static void conn_cancel(struct db_conn *c) {
   if (c->op != OP_STATEMENT || c->ready) return;
   conn_clear(c);
   struct pool_error *e = error_new(c, POOL_CANCELLED, "canceling statement due to user request");
-  if (e != NULL) text_copy(e->sqlstate, sizeof e->sqlstate, "57014");
+  text_copy(e->sqlstate, sizeof e->sqlstate, "57014");
   conn_ready(&c->timer);
 }
 
 static enum db_want conn_failed(struct db_conn *c, struct pool_error *error) {
-  *error = *c->error;
+  *error = c->error;
   if (c->lost) {
     c->status = DB_DEAD;
     error->disconnect = c->op != OP_OPEN;
@@ -459,7 +468,7 @@ static enum db_want conn_failed(struct db_conn *c, struct pool_error *error) {
 
 static enum db_want conn_step(struct db_conn *c, struct pool_error *error) {
   if (!c->ready) return DB_READ;
-  if (c->error != NULL) return conn_failed(c, error);
+  if (c->failed) return conn_failed(c, error);
   struct db_result *result = c->result;
   c->result = NULL;
   conn_clear(c);
@@ -509,9 +518,12 @@ void lscripted_push(lua_State *L, int index, char url[SETTING_TEXT_MAX]) {
   luaL_setmetatable(L, LSCRIPTED_NAME);
   lua_pushvalue(L, index);
   lua_setiuservalue(L, -2, SCRIPT_FUNCTION);
-  lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, s);
   snprintf(url, SETTING_TEXT_MAX, URL_PREFIX "%p", (void *)s);
+}
+
+void lscripted_begin(lua_State *L) {
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, luaL_checkudata(L, -1, LSCRIPTED_NAME));
 }
 
 /* core.script_end(script) -> what its function raised first, nil: after this it is not asked any more. */

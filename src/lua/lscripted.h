@@ -24,6 +24,9 @@ extern const struct driver lscripted_driver;
    A function that raises fails the statement; the first such error stays in script.failure (a string). */
 void lscripted_push(lua_State *L, int index, char url[SETTING_TEXT_MAX]);
 
+/* The Script on top is asked from now on, until core.script_end. */
+void lscripted_begin(lua_State *L);
+
 void lscripted_open(lua_State *L); /* makes the metatable */
 
 #endif
