@@ -75,6 +75,34 @@ static void specify_idle(struct world *w) {
   }
 }
 
+static void specify_doomed(struct world *w) {
+  TEST("a server that says farewell to an idle connection is told no goodbye, though it is there still") {
+    world_begin(w, 1);
+    w->db.lingers = true;
+    world_start(w);
+    engine_release(world_lease(w));
+    scripted_kill(scripted_conn(&w->db, 0), false);
+    world_settle(w);
+    CHECK(w->db.closes == 0 && w->db.live == 0 && world_whole(w));
+    world_end(w);
+  }
+  TEST("nor is one that answered a check with an error") {
+    struct caller a;
+    world_begin(w, 1);
+    w->db.lingers = true;
+    w->options.pool.pre_ping = true;
+    w->options.pool.pre_ping_after = SECOND;
+    w->db.answers[OP_PING].kind = ANSWER_FAIL;
+    world_start(w);
+    engine_release(world_lease(w));
+    world_pass(w, 2 * SECOND);
+    caller_query(&a, w, "select", SECOND);
+    world_settle(w);
+    CHECK(a.ended == 1 && a.error.kind == POOL_OK && w->db.pings == 1 && w->db.closes == 0 && w->db.opened == 2 && world_whole(w));
+    world_end(w);
+  }
+}
+
 static void specify_leased(struct world *w) {
   struct caller a;
   TEST("a connection that dies while it is leased idle fails what is run on it as lost and never sent") {
@@ -327,6 +355,7 @@ static void specify_resets(struct world *w) {
 void engine_loss_spec(void) {
   struct world w;
   specify_idle(&w);
+  specify_doomed(&w);
   specify_leased(&w);
   specify_senders(&w);
   specify_idle_only(&w);

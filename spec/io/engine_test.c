@@ -293,6 +293,27 @@ static void specify_addresses(struct world *w) {
     CHECK(w->db.live == 0 && w->db.next_addresses == 2);
     world_end(w);
   }
+}
+
+static void specify_busy_addresses(struct world *w) {
+  struct caller a;
+  TEST("an address that has something to say from time to time gets no more than its share") {
+    world_begin(w, 1);
+    w->options.db.connect_timeout = 9 * SECOND;
+    w->db.addresses = 3;
+    w->db.answers[OP_OPEN].after = NEVER;
+    world_start(w);
+    caller_lease(&a, w, 8 * SECOND);
+    for (int i = 0; i < 5; i++) {
+      world_pass(w, 500 * MS);
+      loop_virtual_ready(w->loop, scripted_conn(&w->db, 0)->fd, LOOP_READ | LOOP_WRITE);
+    }
+    world_pass(w, 500 * MS);
+    CHECK_INT(w->db.next_addresses, 1);
+    world_pass(w, 6 * SECOND);
+    CHECK(w->db.live == 0 && w->db.next_addresses == 2);
+    world_end(w);
+  }
   TEST("an address found meanwhile gets its share, too") {
     world_begin(w, 1);
     w->options.db.connect_timeout = 9 * SECOND;
@@ -402,6 +423,7 @@ int main(void) {
   specify_opens(&w);
   specify_slow_opens(&w);
   specify_addresses(&w);
+  specify_busy_addresses(&w);
   specify_settings(&w);
   engine_leave_spec();
   engine_loss_spec();

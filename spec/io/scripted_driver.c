@@ -458,7 +458,9 @@ static enum db_want conn_step(struct db_conn *c, struct pool_error *error) {
     case OP_OPEN: return open_end(c, error);
     case OP_STATEMENT: return statement_end(c, error, now);
     case OP_RESET: return reset_end(c, error);
-    case OP_PING: return c->answer.kind == ANSWER_OK ? op_end(c, DB_DONE) : op_died(c, error, true);
+    case OP_PING:
+      if (c->answer.kind == ANSWER_OK) return op_end(c, DB_DONE);
+      return c->db->lingers ? op_end(c, DB_FAILED) : op_died(c, error, true);
     case OP_CLOSE: c->dead = true; return op_end(c, c->answer.kind == ANSWER_OK ? DB_DONE : DB_FAILED);
     default: WRONG("a step of no operation");
   }
@@ -469,7 +471,9 @@ static enum db_want conn_idle(struct db_conn *c, struct pool_error *error) {
   c->db->idles += c->noise;
   c->noise = false;
   if (!c->killed || conn_mute(c)) return DB_READ;
-  return op_died(c, error, c->spread);
+  if (!c->db->lingers) return op_died(c, error, c->spread);
+  error_set(error, POOL_LOST, "farewell");
+  return DB_FAILED;
 }
 
 static int conn_fd(const struct db_conn *c) { return c->fd; }

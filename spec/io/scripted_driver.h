@@ -54,6 +54,7 @@ struct scripted {
   bool refuse_open;     /* open() itself fails */
   bool refuse_send;     /* send() of a healthy connection refuses the statement */
   bool deaf;            /* send() does not see that the connection died; the first step does */
+  bool lingers;         /* who is told farewell while idle, or fails a check, is there still for a while */
   bool candid;          /* and that step can tell that the statement did not run */
   bool prompt;          /* what is due at once is there with the first step, not the second */
   bool write_first;     /* a statement is not sent in one go: wants to read and write until the answer is there */
