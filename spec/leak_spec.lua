@@ -39,14 +39,14 @@ local WORK = {
     local c = check(db:acquire())
     check(c:begin { isolation = "serializable" })
     insert(c, label)
-    ready()
+    ready(c)
   end },
   { "in a failed transaction", function(db, label, ready)
     local c = check(db:acquire())
     check(c:begin())
     insert(c, label)
     assert.is_nil((c:query("select 1/0")))
-    ready()
+    ready(c)
   end },
   { "inside db:transaction", function(db, label, ready)
     db:transaction(function(tx)
@@ -158,13 +158,15 @@ describe("a task's connection", function()
   for _, work in ipairs { WORK[1], WORK[2] } do
     it("is back, clean and told of in the log when the task just ends " .. work[1], function()
       local db, label, name = pool_of_one()
+      local held
       pool.run(function()
         assert(pool.spawn(function()
-          work[2](db, label, function() end)
+          work[2](db, label, function(c) held = c end) -- not the collector's to take back
           return true
         end):join(10))
         assert_clean(db, label, name)
       end)
+      assert.equal("pool.Connection", tostring(held):match "^%S+")
       assert.equal(1, db:stats().leaks)
       assert.matches("warn: a task ended holding connection 1, acquired at spec/leak_spec.lua:%d+: it was taken back", pools.log())
     end)
