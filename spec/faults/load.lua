@@ -236,7 +236,6 @@ function Serve:close()
     left = other_descriptors(self.w, self.pid, self:state().stats.total) - self.open_at_first
     return left <= 0
   end, 5)
-  if left > 0 then process.run(("ls -l /proc/%d/fd >/tmp/fd.txt; ss -xtpn >> /tmp/fd.txt"):format(self.pid)) end
   process.run(("kill -TERM %d"):format(self.pid))
   local fine, code = pcall(self.w.wait, self.w, function() return self.server:code() end, 15)
   local complaint
