@@ -387,6 +387,31 @@ describe("a server's faults:", function()
     process.run("rm -r " .. dir)
   end)
 
+  it("cancels that a network has swallowed do not keep later ones from the server", function()
+    local proxy = require("support.proxy").start()
+    local db = pools.open({ size = 8, max_overflow = 0, timeout = 20 }, { through = proxy, sslmode = "disable", gssencmode = "disable" })
+    warm(db, 8)
+    pool.run(function()
+      proxy:set { accept = "silent" } -- what is open goes on; cancels come on links of their own
+      local tasks = {}
+      for i = 1, 8 do tasks[i] = pool.spawn(function() return select(2, pool.deadline(0.05, db.query, db, "select pg_sleep(60)")) end) end
+      for i = 1, 8 do assert.equal("deadline", assert(tasks[i]:join(5)).kind) end
+      process.wait_until(function()
+        pool.sleep(0.05)
+        return db:stats().total == 0
+      end, 15, "the end of the patience with cancels")
+      proxy:set { accept = "yes" }
+      local c <close> = check(db:acquire())
+      local pid = c.pid
+      assert.equal("deadline", select(2, pool.deadline(0.05, c.query, c, "select pg_sleep(60)")).kind)
+      assert.equal(pid, check(c:query "select pg_backend_pid() as pid")[1].pid)
+    end)
+    db:close(0)
+    proxy:close()
+    -- nothing has told these of their client's end
+    postgres.sql "select count(pg_terminate_backend(pid)) from pg_stat_activity where query = 'select pg_sleep(60)'"
+  end)
+
   it("a role that does not exist is refused at once", function()
     local db = pools.open({ timeout = 30 }, { user = "nobody_of_that_name" })
     local started = pool.now()

@@ -2,8 +2,8 @@
 ** worker: a few threads that run what blocks and has no asynchronous form (names, cancels), one group a kind of work.
 **
 ** A job belongs to two: who asked, and the group. Whoever lets go last frees it, so that neither waits for the other: an
-** abandoned job finishes alone, and a group whose thread is stuck can be let go. The asker learns of the end by the job's
-** descriptor becoming readable, and by worker_done.
+** abandoned job finishes alone, on a thread that no longer counts, and a group whose thread is stuck can be let go. The asker learns
+** of the end by the job's descriptor becoming readable, and by worker_done.
 */
 #ifndef POOL_DB_WORKER_H
 #define POOL_DB_WORKER_H
@@ -21,6 +21,8 @@ struct worker_job {
   void (*free)(struct worker_job *); /* frees the whole of it, on whichever thread let go last */
   atomic_int owners;                 /* 2, 1: asker and group, or one of them */
   atomic_bool done;
+  struct worker_group *group;        /* and, under its lock: */
+  int state;                         /* queued, running, stuck (its asker has let go), over */
   int fd;                            /* an eventfd, readable once done */
 };
 
@@ -31,6 +33,6 @@ void worker_destroy(struct worker_group *);        /* takes; waits for nobody: j
    (no descriptor, no thread), the job is still wholly the caller's, to be freed by it directly. */
 bool worker_submit(struct worker_group *, struct worker_job *, void (*run)(struct worker_job *), void (*free)(struct worker_job *));
 bool worker_done(struct worker_job *);
-void worker_leave(struct worker_job *);            /* takes the asker's share */
+void worker_leave(struct worker_job *);            /* takes the asker's share, before the group is destroyed; one in the queue is dropped */
 
 #endif

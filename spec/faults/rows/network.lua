@@ -76,6 +76,7 @@ add {
     w.proxy:set { accept = "silent" }
     w.proxy:now "rst"
     pool.sleep(2)
+    w.proxy:now "rst" -- a cancel among them, which waits for its answer for as long as its link is there
     w.proxy:set { accept = "yes" }
   end,
 }
