@@ -148,7 +148,8 @@ local function sweep(name, steps, start, more)
   rows[#rows + 1] = row
 end
 
-sweep("a conversation cut at every byte", WHOLE, function() return proxy.start { unix = true } end)
+sweep("a conversation cut at every byte", WHOLE, function() return proxy.start { unix = true } end,
+  { bound = 3, why = "fifty conversations one after another" })
 sweep("a log-in with SCRAM over TCP cut at every byte", SHORT, function() return proxy.start() end,
   { bound = 5, why = "fifty log-ins one after another" })
 sweep("a conversation that falls silent at every 31st byte", WHOLE, function() return proxy.start { unix = true } end,

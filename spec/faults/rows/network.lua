@@ -159,6 +159,8 @@ for _, percent in ipairs { 2, 10 } do
   add_namespace {
     name = ("%d %% of all packets lost"):format(percent), allow = "",
     saw = function(w) return w.packets >= 20 end,
+    bound = percent == 10 and 3 or nil,
+    why = percent == 10 and "TCP's own back-off, which doubles: a packet lost three times in a row is sent again 1.4 s later" or nil,
     strike = function(w)
       local lossy = rules(w, "DROP", ("-m statistic --mode random --probability %g"):format(percent / 100))
       w:more(percent == 2 and 1000 or 400, 60)
