@@ -582,6 +582,19 @@ describe("a transaction that cannot be finished as meant", function()
     end)
   end)
 
+  it("can be left in db:on(\"connect\") too", function()
+    local db = pools.open { size = 1, max_overflow = 0, timeout = 5 }
+    local seen
+    db:on("connect", function(c)
+      for row in c:rows "select generate_series(1, 100000) as n" do
+        if row.n == 2 then break end
+      end
+      seen = check(c:query "select 7 as n")[1].n
+    end)
+    pool.run(function() assert.equal(1, check(db:query "select 1 as n")[1].n) end)
+    assert.equal(7, seen)
+  end)
+
   --- A table that is there for fn alone.
   local function with_table(db, fn)
     check(db:exec "create table if not exists undone (n int); truncate undone")

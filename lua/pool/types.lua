@@ -331,7 +331,7 @@ function Connection:json(sql, ...) end
 function Connection:exec(script) end
 
 --- As db:rows. In a PostgreSQL transaction, which a cancel would abort, the rest of a loop that is left is read and thrown away, for five
---- seconds at most; then it is cancelled all the same.
+--- seconds at most; then it is cancelled all the same. Of an error in that rest the next statement knows: 25P02.
 ---@param sql string
 ---@param ... pool.Parameter
 ---@return fun(): pool.Row?

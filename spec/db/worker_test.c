@@ -17,9 +17,10 @@ struct job {
   atomic_int *freed;
 };
 
-static atomic_int freed;
+static atomic_int freed, begun;
 
 static void job_block(struct worker_job *each) {
+  atomic_fetch_add(&begun, 1);
   struct pollfd gate = {.fd = CONTAINER(each, struct job, job)->gate, .events = POLLIN};
   if (gate.fd >= 0) poll(&gate, 1, 10000);
 }
@@ -49,6 +50,11 @@ static bool ends_within(struct worker_job *job, int milliseconds) {
 static bool all_freed(int count) {
   for (int i = 0; i < 1000 && atomic_load(&freed) < count; i++) poll(NULL, 0, 5);
   return atomic_load(&freed) == count;
+}
+
+static bool has_begun(int count) {
+  for (int i = 0; i < 1000 && atomic_load(&begun) < count; i++) poll(NULL, 0, 1);
+  return atomic_load(&begun) == count;
 }
 
 static void open_gate(int gate) {
@@ -126,22 +132,26 @@ static void stuck(void) {
 static void many(void) {
   TEST("so many may be stuck and no more: then the next ones wait for one of them") {
     enum { STUCK = 64 };
-    int gate = eventfd(0, EFD_CLOEXEC);
+    int gate = eventfd(0, EFD_CLOEXEC), other = eventfd(0, EFD_CLOEXEC);
     struct worker_group *group = worker_create(2);
     atomic_store(&freed, 0);
+    atomic_store(&begun, 0);
     for (int i = 0; i < STUCK + 2; i++) {
-      struct worker_job *job = submit(group, gate);
-      while (!ends_within(job, 0) && *(volatile int *)&job->state == 0) poll(NULL, 0, 1); /* begun: a queued one would be dropped */
+      struct worker_job *job = submit(group, i < STUCK ? gate : other);
+      CHECK(has_begun(i + 1)); /* a queued one would be dropped */
       worker_leave(job);
     }
     struct worker_job *waits = submit(group, -1);
     CHECK(!ends_within(waits, 50));
-    open_gate(gate);
+    open_gate(gate); /* the last two stay where they are */
     CHECK(ends_within(waits, 5000));
     worker_leave(waits);
+    CHECK(all_freed(STUCK + 1));
+    open_gate(other);
     CHECK(all_freed(STUCK + 3));
     worker_destroy(group);
     close(gate);
+    close(other);
   }
 }
 

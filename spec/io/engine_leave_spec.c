@@ -179,6 +179,8 @@ static void specify_leaving_streams(struct world *w) {
   }
 }
 
+static void timer_nothing(struct timer *t) { (void)t; }
+
 static void specify_streams_in_transactions(struct world *w) {
   struct caller a, b;
   TEST("within a transaction the rest is read, for a cancel would abort the transaction") {
@@ -194,12 +196,37 @@ static void specify_streams_in_transactions(struct world *w) {
     engine_stop_stream(c);
     CHECK(!c->streaming && c->job == CONN_STOPPING); /* 2000 batches at once would keep others waiting */
     caller_run(&b, c, "select");
-    for (int turn = 0; turn < 200; turn++) world_settle(w);
+    world_pass(w, 1 * MS);
     CHECK(b.ended == 1 && b.error.kind == POOL_OK && w->db.cancels == 0 && w->db.results == 0 && engine_in_transaction(c));
     caller_run(&b, c, "commit");
     world_settle(w);
     engine_release(c);
     CHECK(world_whole(w) && w->db.resets == 0);
+    world_end(w);
+  }
+  TEST("others have their turn meanwhile, however many timers there are") {
+    struct timer later[100] = {0};
+    world_begin(w, 1);
+    w->db.batches = 2000;
+    w->db.prompt = true;
+    world_start(w);
+    struct conn *c = world_lease(w);
+    caller_run(&a, c, "begin");
+    world_settle(w);
+    caller_stream(&a, c);
+    world_settle(w);
+    for (int i = 0; i < 100; i++) {
+      later[i].fire = timer_nothing;
+      timer_start(w->loop, &later[i], loop_now(w->loop) + SECOND);
+    }
+    int before = w->db.steps;
+    engine_stop_stream(c);
+    loop_turn(w->loop, loop_now(w->loop));
+    CHECK(w->db.steps - before < 100);
+    for (int i = 0; i < 100; i++) timer_stop(w->loop, &later[i]);
+    engine_release(c);
+    world_settle(w);
+    CHECK(world_whole(w));
     world_end(w);
   }
   TEST("within a transaction a rest that does not end within 5 s is cancelled") {

@@ -255,7 +255,7 @@ function actions.session(on, w)
     for _ = 1, sim.random(3) do ask(s, inner) end
     if chance(20) then nested(s, inner, 2) end
     if chance(20) then rest() end
-    local call <close> = begin("session", w, nil, 1)
+    local call <close> = begin("session", with(w, { session = true }), nil, 1)
     call.tx = tx
     local verb = pick("commit", "commit", "rollback", nil)
     if not verb then return end

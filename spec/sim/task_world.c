@@ -61,6 +61,7 @@ static void answer_badly(struct sim *sim, enum operation op, struct answer *a) {
 
 /* A connection too many is one too many from its first instant. */
 static void open_look(struct sim *sim) {
+  if (!sim->pool) return;                    /* a life is over, and its pool still there */
   if (sim->db.opened == sim->opened) return; /* another address of an open that was seen */
   sim->opened = sim->db.opened;
   const struct settings *s = pool_settings(engine_pool(sim->pool->engine));

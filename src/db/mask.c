@@ -4,7 +4,8 @@
 ** 1. Values: the very text that was sent, or that in lower case, as a server folds names. Found whole, or cut short at the message's end.
 ** 2. Pieces: what a server quotes may be a part of what was sent (an array's element, a member of JSON), so a quoted text that is
 **    part of a parameter is one, unless the statement says it too. Apostrophes make pairs that are none: they match nothing. Looking
-**    for many pieces in long parameters takes time that nobody else has: beyond SEARCH_MOST every quoted text passes for a piece.
+**    for many pieces in long parameters, or in a long statement, takes time that nobody else has: beyond SEARCH_MOST every quoted text
+**    passes for a piece.
 ** 3. Data: what was computed (upper($1)) or read from a table is in no parameter. In a complaint about data the text from the first
 **    quotation mark to the last is hidden as one piece, since a value may hold marks itself; the marks are those of the server's
 **    languages.
@@ -19,7 +20,7 @@
 #define ELLIPSIS "\xe2\x80\xa6"
 
 enum { LEAST_ALONE = 4, LEAST_INSIDE = 8, LEAST_SECRET = 4, LEAST_PIECE = 4, NUMBER_MOST = 48, TEXT_MOST = 1024, WITH_MOST = 16,
-       SEARCH_MOST = 4 << 20 /* bytes of parameters that are looked through for one error */ };
+       SEARCH_MOST = 4 << 20 /* bytes that are looked through for one error */, SQL_SHORT = 65536 };
 
 /* Puts `with` in place of `len` bytes at `at`. Returns where to go on. */
 static char *text_replace(char *text, size_t size, char *at, size_t len, const char *with) {
@@ -88,14 +89,30 @@ static bool text_has(const char *text, const char *piece, size_t len) {
   return text != NULL && bytes_have(text, strlen(text), piece, len);
 }
 
+/* Room for so many bytes more to be looked through? */
+static bool search_charge(size_t *searched, size_t bytes) {
+  *searched = bytes < SEARCH_MOST - *searched ? *searched + bytes : SEARCH_MOST;
+  return *searched < SEARCH_MOST;
+}
+
 static void mask_pieces(char *message, size_t size, char mark, const struct param *p, const char *sql, size_t *searched) {
   for (char *open = strchr(message, mark), *close; open && (close = strchr(open + 1, mark)); open = close) {
     size_t len = (size_t)(close - open - 1);
-    if (len < LEAST_PIECE || text_has(sql, open + 1, len)) continue;
-    if (p->len > SEARCH_MOST - *searched) *searched = SEARCH_MOST;
-    else *searched += p->len;
-    if (*searched < SEARCH_MOST && !bytes_have(p->text, p->len, open + 1, len)) continue;
+    if (len < LEAST_PIECE) continue;
+    if (!search_charge(searched, p->len)) return;
+    if (!bytes_have(p->text, p->len, open + 1, len)) continue;
+    if (!search_charge(searched, sql ? strlen(sql) : 0)) return;
+    if (text_has(sql, open + 1, len)) continue;
     close = text_replace(message, size, open + 1, len, ELLIPSIS);
+  }
+}
+
+/* Every quoted text, but what a statement of moderate length says. */
+static void mask_all_quoted(char *message, size_t size, char mark, const char *sql) {
+  if (sql && strlen(sql) > SQL_SHORT) sql = NULL;
+  for (char *open = strchr(message, mark), *close; open && (close = strchr(open + 1, mark)); open = close) {
+    size_t len = (size_t)(close - open - 1);
+    if (len >= LEAST_PIECE && !text_has(sql, open + 1, len)) close = text_replace(message, size, open + 1, len, ELLIPSIS);
   }
 }
 
@@ -155,6 +172,10 @@ static void mask_param(struct pool_error *e, const struct param *p, int n, const
 void mask_error(struct pool_error *e, const struct statement *s) {
   size_t searched = 0;
   for (int i = 0; i < s->nparams; i++) mask_param(e, &s->params[i], i + 1, s->sql, &searched);
+  if (searched >= SEARCH_MOST) {
+    mask_all_quoted(e->message, sizeof e->message, '"', s->sql);
+    mask_all_quoted(e->message, sizeof e->message, '\'', s->sql);
+  }
   if (is_about_data(e)) mask_quoted(e->message, sizeof e->message, s->sql);
 }
 

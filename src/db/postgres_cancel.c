@@ -4,7 +4,8 @@
 ** PQcancel blocks: it opens a connection of its own, asks, and waits until the server closes it. So it runs on a worker, and an
 ** operation that was cancelled ends only when, besides its last result, the worker has seen that end: from then on no signal
 ** of this cancel can hit the next statement. (PostgreSQL sends two signals for one request, to the process and to its group, and closes
-** the cancel's link after both.) A connection abandoned meanwhile leaves the job to free itself.
+** the cancel's link after both.) A connection abandoned meanwhile leaves the job to free itself,
+** or, where it has not begun yet, drops it: its statement then runs on at the server until that notices.
 **
 ** A cancel that overtakes its statement is lost: the server ignores it while it is idle. So the worker asks again, a few times,
 ** later each time, until it is told to stop: the statement has ended.

@@ -10,7 +10,7 @@
 ** 3. Threads take no signals: those are the host program's.
 ** 4. A call may never return (a server that is connected to and says nothing), and must not keep its thread from the others for ever:
 **    whose asker has let go counts no more among the group's threads, and another may begin in its place. So many may be stuck at once
-**    (STUCK_MOST); beyond that the queue waits for one of them.
+**    (STUCK_MOST); beyond that the queue waits for the first that is back.
 */
 #include "worker.h"
 
@@ -145,9 +145,13 @@ void worker_destroy(struct worker_group *group) {
   group_leave(group);
 }
 
+static bool group_has_room(const struct worker_group *group) {
+  return group->threads < group->most && group->threads + group->stuck < group->most + STUCK_MOST;
+}
+
 /* With the lock held: is there a thread for one more job, now or later? */
 static bool group_serves_one_more(struct worker_group *group) {
-  return group->idle > group->queued || group->threads >= group->most || group_grow(group) || group->threads > 0;
+  return group->idle > group->queued || !group_has_room(group) || group_grow(group) || group->threads + group->stuck > 0;
 }
 
 bool worker_submit(struct worker_group *group, struct worker_job *job, void (*run)(struct worker_job *),
@@ -184,11 +188,11 @@ void worker_leave(struct worker_job *job) {
   if (queued) {
     list_remove(&job->link);
     group->queued--;
-  } else if (job->state == JOB_RUNNING && group->stuck < STUCK_MOST) {
+  } else if (job->state == JOB_RUNNING) {
     job->state = JOB_STUCK;
     group->threads--;
     group->stuck++;
-    if (group->queued > group->idle && group->threads < group->most) group_grow(group);
+    if (group->queued > group->idle && group_has_room(group)) group_grow(group);
   }
   pthread_mutex_unlock(&group->lock);
   if (queued) job_leave(job); /* the group's share */

@@ -299,7 +299,7 @@ void call_drop(struct conn *c) {
 }
 
 void engine_stop_stream(struct conn *c) {
-  if (!c->streaming || c->dead || c->job != CONN_LEASED) return;
+  if (!c->streaming || c->dead || (c->job != CONN_LEASED && c->job != CONN_SETUP)) return;
   if (c->within && c->engine->driver->cancel_aborts)
     conn_drain(c);
   else

@@ -314,7 +314,7 @@ static void conn_drain_turn(struct conn *c) {
 }
 
 void conn_drain(struct conn *c) {
-  INSIST(c->streaming && c->job == CONN_LEASED);
+  INSIST(c->streaming && (c->job == CONN_LEASED || c->job == CONN_SETUP));
   if (c->moving) { /* cancelled already */
     conn_stop(c);
     return;
@@ -328,7 +328,8 @@ void conn_drain(struct conn *c) {
 /* A batch that nobody wants. true: step on. */
 static bool conn_drain_on(struct conn *c) {
   if (c->moving || ++c->drained < DRAIN_TURN) return true;
-  timer_start(c->engine->loop, &c->timer, engine_now(c->engine)); /* a server that is fast must not keep the loop to itself */
+  timer_start(c->engine->loop, &c->timer, engine_now(c->engine) + 1); /* a server that is fast must not keep the loop to itself; +1: not in
+                                                                         the round of timers that is being fired */
   return false;
 }
 
