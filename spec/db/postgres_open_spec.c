@@ -131,6 +131,12 @@ static void several_hosts_specs(void) {
              hosts, port, port);
     opens(at);
   }
+  TEST("sockets that nobody listens on refuse at once, and leave nothing behind") { /* the sanitizers see what is left */
+    char at[800];
+    snprintf(at, sizeof at, "postgresql://%s@/%s?host=/nowhere,/nobody,%s&port=%s", getenv("POOL_SPEC_PG_USER"),
+             getenv("POOL_SPEC_PG_DATABASE"), getenv("POOL_SPEC_PG_DIR"), getenv("POOL_SPEC_PG_PORT"));
+    opens(at);
+  }
   TEST("prefer-standby takes a primary when there is no standby") {
     opens(url_with((struct url_parts){.options = "&target_session_attrs=prefer-standby"}));
   }

@@ -110,6 +110,8 @@ static bool attempt_begin(struct db_conn *conn, const struct pg_host *host, cons
     return true;
   }
   attempt_failed(conn, &error);
+  PQfinish(conn->pg); /* the next address gets its own; NULL is harmless */
+  conn->pg = NULL;
   return false;
 }
 
