@@ -19,6 +19,7 @@ end
 add { -- it concerns that connection alone, and is seen when it happens; one that is lent in that very moment cannot have run anything
   name = "57P05: idle_session_timeout ends idle sessions",
   allow = "lost:57P05", settings = { size = 8, max_overflow = 0, min_idle = 8 }, tasks = 3, url = { user = "sleepy" },
+  calm = false, -- sessions end from the first on
   setup = function(w)
     w:sql "create role sleepy superuser login; alter role sleepy set idle_session_timeout = 150"
     w:defer(function() postgres.sql "drop owned by sleepy; drop role sleepy" end)
