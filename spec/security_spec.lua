@@ -1,11 +1,5 @@
 -- SECURITY.md is held to its word: every test that it names is there, and every threat has tests or says why not.
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "a"
-  file:close()
-  return text
-end
+local read = require("support.process").read
 
 local document = assert(read "SECURITY.md")
 

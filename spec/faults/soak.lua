@@ -13,13 +13,7 @@ local process = require "support.process"
 local schedule = require "faults.soak_schedule"
 local system = require "system"
 
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "a"
-  file:close()
-  return text
-end
+local read = process.read
 
 local HERE = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local BUILD = assert(os.getenv "POOL_SPEC_BUILD", "POOL_SPEC_BUILD names no build: see spec/faults/soak")

@@ -70,13 +70,7 @@ function World:cause(what) assert(io.open(self.dir .. "/" .. what, "w")):close()
 
 -- ---- beside the loop ------------------------------------------------------------------------------------------------------------
 
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read("a")
-  file:close()
-  return text
-end
+local read = process.read
 
 local Beside = {}
 Beside.__index = Beside

@@ -67,11 +67,4 @@ static const char chunk[] =
     "  check_config(text, given)\n"
     "end\n";
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  lua_State *L = fuzz_lua(chunk);
-  lua_pushlstring(L, (const char *)data, size);
-  fuzz_lua_call(L, 1);
-  lua_settop(L, 0);
-  lua_gc(L, LUA_GCSTEP, 0);
-  return 0;
-}
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) { return fuzz_lua_input(chunk, data, size); }

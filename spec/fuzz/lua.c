@@ -106,3 +106,12 @@ void fuzz_lua_call(lua_State *L, int arguments) {
   if (lua_pcall(L, arguments, LUA_MULTRET, base + 1) != LUA_OK) panic(L);
   lua_remove(L, base + 1);
 }
+
+int fuzz_lua_input(const char *chunk, const uint8_t *data, size_t size) {
+  lua_State *L = fuzz_lua(chunk);
+  lua_pushlstring(L, (const char *)data, size);
+  fuzz_lua_call(L, 1);
+  lua_settop(L, 0);
+  lua_gc(L, LUA_GCSTEP, 0);
+  return 0;
+}

@@ -8,7 +8,7 @@
 ** descriptors).
 **
 ** Not here: TLS (sockets of this kind have none), and what libpq does of its own. It believes a message's length, so memory is bounded
-** (fuzz.c). It leaks a result when a server says that it is ready before the result was whole (version 15, in a pipeline): a description's size
+** (fuzz.c). It leaks a result when a server says that it is ready before the result was whole (15, in a pipeline): a description's size
 ** each time; so leaks that libpq has a part in are not looked for, and what it gives and takes back is counted instead. And it follows a
 ** NULL pointer when a server answers its own question, of a target_session_attrs other than any, with a row that has no columns: so none is
 ** asked for.

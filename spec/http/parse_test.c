@@ -462,6 +462,12 @@ static void test_responses(void) {
     http_bytes_append(&out, "", 1);
     CHECK_TEXT(out.data, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhi");
   }
+  http_bytes_free(&out);
+}
+
+static void test_refused_responses(void) {
+  struct http_bytes out = {0};
+  bool keep;
   TEST("a header that would split the response is refused, and nothing is written") {
     static const struct http_field bad[] = {
       {T("x"), T("a\r\nb: c")}, {T("x"), T("a\nb")}, {T("x"), T("a\rb")}, {T("x"), T("a\0b")}, {T("x"), T("a\x01")}, {T("x\r\ny"), T("a")},
@@ -474,6 +480,13 @@ static void test_responses(void) {
       CHECK(http_response_write(&out, &r, &keep) != NULL);
       CHECK_INT((int)out.len, 0);
     }
+  }
+  TEST("what could not be written for want of memory is not forgotten with the response behind it") {
+    struct http_response r = {.status = 200, .minor = 1};
+    out.len = 0;
+    out.failed = true;
+    CHECK(http_response_write(&out, &r, &keep) != NULL && out.failed && out.len == 0);
+    out.failed = false;
   }
   TEST("a status that cannot end a request is refused") {
     struct http_response r = {.status = 101, .minor = 1};
@@ -494,5 +507,6 @@ int main(void) {
   test_limits();
   test_mutations();
   test_responses();
+  test_refused_responses();
   return check_done();
 }

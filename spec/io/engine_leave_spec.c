@@ -181,18 +181,25 @@ static void specify_leaving_streams(struct world *w) {
 
 static void timer_nothing(struct timer *t) { (void)t; }
 
+/* A connection in a transaction, the first of so many batches read. The others are there at once. */
+static struct conn *world_begin_stream(struct world *w, int batches) {
+  struct caller a;
+  world_begin(w, 1);
+  w->db.batches = batches;
+  w->db.prompt = true;
+  world_start(w);
+  struct conn *c = world_lease(w);
+  caller_run(&a, c, "begin");
+  world_settle(w);
+  caller_stream(&a, c);
+  world_settle(w);
+  return c;
+}
+
 static void specify_streams_in_transactions(struct world *w) {
-  struct caller a, b;
+  struct caller b;
   TEST("within a transaction the rest is read, for a cancel would abort the transaction") {
-    world_begin(w, 1);
-    w->db.batches = 2000;
-    w->db.prompt = true;
-    world_start(w);
-    struct conn *c = world_lease(w);
-    caller_run(&a, c, "begin");
-    world_settle(w);
-    caller_stream(&a, c);
-    world_settle(w);
+    struct conn *c = world_begin_stream(w, 2000);
     engine_stop_stream(c);
     CHECK(!c->streaming && c->job == CONN_STOPPING); /* 2000 batches at once would keep others waiting */
     caller_run(&b, c, "select");
@@ -206,15 +213,7 @@ static void specify_streams_in_transactions(struct world *w) {
   }
   TEST("others have their turn meanwhile, however many timers there are") {
     struct timer later[100] = {0};
-    world_begin(w, 1);
-    w->db.batches = 2000;
-    w->db.prompt = true;
-    world_start(w);
-    struct conn *c = world_lease(w);
-    caller_run(&a, c, "begin");
-    world_settle(w);
-    caller_stream(&a, c);
-    world_settle(w);
+    struct conn *c = world_begin_stream(w, 2000);
     for (int i = 0; i < 100; i++) {
       later[i].fire = timer_nothing;
       timer_start(w->loop, &later[i], loop_now(w->loop) + SECOND);
@@ -230,13 +229,8 @@ static void specify_streams_in_transactions(struct world *w) {
     world_end(w);
   }
   TEST("within a transaction a rest that does not end within 5 s is cancelled") {
-    world_begin(w, 1);
-    world_start(w);
-    struct conn *c = world_lease(w);
-    caller_run(&a, c, "begin");
-    world_settle(w);
-    caller_stream(&a, c);
-    world_settle(w);
+    struct conn *c = world_begin_stream(w, 3);
+    w->db.prompt = false;
     scripted_conn(&w->db, 0)->due = NEVER;
     engine_stop_stream(c);
     world_pass(w, 4999 * MS);

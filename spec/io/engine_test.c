@@ -272,15 +272,20 @@ static void specify_slow_opens(struct world *w) {
   }
 }
 
+/* Somebody asks for a connection within 8 s; none of so many addresses answers, within 9. */
+static void world_begin_unanswered(struct world *w, struct caller *a, int addresses) {
+  world_begin(w, 1);
+  w->options.db.connect_timeout = 9 * SECOND;
+  w->db.addresses = addresses;
+  w->db.answers[OP_OPEN].after = NEVER;
+  world_start(w);
+  caller_lease(a, w, 8 * SECOND);
+}
+
 static void specify_addresses(struct world *w) {
   struct caller a;
   TEST("each address gets its share of connect_timeout, and the last one what is left") {
-    world_begin(w, 1);
-    w->options.db.connect_timeout = 9 * SECOND;
-    w->db.addresses = 3;
-    w->db.answers[OP_OPEN].after = NEVER;
-    world_start(w);
-    caller_lease(&a, w, 8 * SECOND);
+    world_begin_unanswered(w, &a, 3);
     world_pass(w, 3 * SECOND - 1);
     CHECK_INT(w->db.next_addresses, 0);
     world_pass(w, 1);
@@ -298,12 +303,7 @@ static void specify_addresses(struct world *w) {
 static void specify_busy_addresses(struct world *w) {
   struct caller a;
   TEST("an address that has something to say from time to time gets no more than its share") {
-    world_begin(w, 1);
-    w->options.db.connect_timeout = 9 * SECOND;
-    w->db.addresses = 3;
-    w->db.answers[OP_OPEN].after = NEVER;
-    world_start(w);
-    caller_lease(&a, w, 8 * SECOND);
+    world_begin_unanswered(w, &a, 3);
     for (int i = 0; i < 5; i++) {
       world_pass(w, 500 * MS);
       loop_virtual_ready(w->loop, scripted_conn(&w->db, 0)->fd, LOOP_READ | LOOP_WRITE);
@@ -315,12 +315,7 @@ static void specify_busy_addresses(struct world *w) {
     world_end(w);
   }
   TEST("an address found meanwhile gets its share, too") {
-    world_begin(w, 1);
-    w->options.db.connect_timeout = 9 * SECOND;
-    w->db.addresses = 2;
-    w->db.answers[OP_OPEN].after = NEVER;
-    world_start(w);
-    caller_lease(&a, w, 8 * SECOND);
+    world_begin_unanswered(w, &a, 2);
     world_pass(w, 4 * SECOND);
     w->db.addresses = 3;
     world_pass(w, 500 * MS);

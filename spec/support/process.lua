@@ -34,13 +34,17 @@ function process.wait_until(condition, seconds, what)
   end
 end
 
-local function read(path)
+--- What is in the file; nil when there is none.
+---@param path string
+---@return string?
+function process.read(path)
   local file = io.open(path, "rb")
   if not file then return nil end
   local text = file:read("a")
   file:close()
   return text
 end
+local read = process.read
 
 --- Runs a shell command to its end. The sanitizers' library, if any, is for the programs under test and not for the shell's.
 ---@return string output, integer code

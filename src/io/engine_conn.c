@@ -6,9 +6,9 @@
 **   LEASED, SETUP -> RUNNING (conn_run) -> back, or -> STOPPING (its caller left: cancelled, or its rest is read) -> back
 **   any but EMPTY -> CLOSING (conn_close) -> EMPTY; from SETUP too, when it failed: the slot is OPENING until then
 ** A connection that dies while leased stays LEASED and `dead` until it is given back; statements on it fail at once. One timer
-** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset, a goodbye or the rest of a stream. The read watch stays on
-** through idle and busy alike, so that a query costs no change of it; it is off between the batches of a stream, which is
-** how a slow reader slows the server. Where the driver may put another file under the same descriptor (opening, closing,
+** serves the job: connect_timeout, statement_timeout, the patience with a cancel, a reset, a goodbye or the rest of a stream. The read
+** watch stays on through idle and busy alike, so that a query costs no change of it; it is off between the batches of a stream, which
+** is how a slow reader slows the server. Where the driver may put another file under the same descriptor (opening, closing,
 ** cancelling, resetting) the watch is stopped before the step and set afresh after; whatever a job left of it, a connection with
 ** nothing under way is watched for reading (conn_listen).
 */
