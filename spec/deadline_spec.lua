@@ -131,6 +131,32 @@ describe("pool.deadline", function()
     end)
   end)
 
+  --- Keeps the processor, and so every other task, from anything for so long.
+  local function busy(seconds)
+    local start = pool.now()
+    while pool.now() - start < seconds do end
+  end
+
+  it("ends pool.all as well where its functions begin, or end, only after it", function()
+    both(function()
+      for _, fn in ipairs { function() return forever() end, function() return 1 end } do
+        local results, err = pool.deadline(0.01, pool.all, { function() busy(0.02) return fn() end, function() return 2 end })
+        assert.is_nil(results)
+        assert.equal("deadline", err.kind)
+      end
+    end)
+  end)
+
+  it("takes nothing from functions of pool.all that ended in time, however late the rest of the program lets it look", function()
+    both(function()
+      local function first()
+        pool.spawn(busy, 0.02) -- runs between the end of this and the return of pool.all
+        return 1
+      end
+      assert.same({ 1 }, (pool.deadline(0.01, pool.all, { first })))
+    end)
+  end)
+
   it("that has passed keeps a statement from being begun", function()
     both(function()
       local db = memory()

@@ -126,7 +126,7 @@ describe("db:tune", function()
 
   it("nor does one that leaves the next version no room within policy_memory", function()
     tuned(function(db)
-      assert(db:configure { policy_memory = 1000000 })
+      assert(db:configure { policy_memory = 1000000, policy_time = 10 }) -- sanitizers take long to make so much
       save(policy("hoards", "state.all = state.all or {} for i = 1, 300 do state.all[i] = ('x'):rep(1000) .. i end"))
       local tuner = assert(db:tune(path))
       pool.sleep(6.5)

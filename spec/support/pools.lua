@@ -102,7 +102,7 @@ function pools.finish()
   end
   for _, entry in ipairs(made) do
     assert.equal(0, entry.db:stats().total)
-    assert.equal(0, postgres.count(entry.name), "connections of " .. entry.name .. " at the server")
+    postgres.wait_gone(entry.name)
   end
   made = {}
   assert.same({}, leased)

@@ -102,6 +102,13 @@ function postgres.count(application_name, state)
     .. (state and " and state = " .. literal(state) or "")))
 end
 
+--- Waits until the server counts no connection under this name any more: one that was cut is there for as long as its process takes
+--- to see it.
+function postgres.wait_gone(application_name)
+  process.wait_until(function() return postgres.count(application_name) == 0 end, 10,
+    "the connections of " .. application_name .. " to be gone from the server")
+end
+
 --- The process ids of its connections at the server.
 ---@return integer[]
 function postgres.pids(application_name)

@@ -279,6 +279,7 @@ static int api_task_key(lua_State *L) {
 
 struct group {
   int remaining, failed;  /* failed: which child failed first, from 1; 0 none */
+  bool late;              /* one ended when the deadline, which is theirs too, had passed: by it, or too late */
   struct task *parent;
   int count;
   struct member {
@@ -299,6 +300,7 @@ static void group_child_ended(struct task *t, void *user) {
   m->task = NULL;
   task_joined(t);
   g->remaining--;
+  if (ltask_deadline(g->parent) <= loop_now(t->runtime->loop)) g->late = true;
   bool first = ltask_failed(t) && g->failed == 0;
   if (first) g->failed = m->number;
   if (first || g->remaining == 0) ltask_wake(g->parent);
@@ -341,6 +343,7 @@ static int all_k(lua_State *L, int status, lua_KContext context) {
     ltask_again(me);
     return ltask_wait(L, me, all_abort, all_k);
   }
+  if (g->failed == 0 && g->late) return task_deadline_error(L, "waiting for pool.all");
   if (g->failed == 0) return all_results(L, g);
   lua_rawgeti(L, 2, g->failed);
   task_push_failure(L, -1);
