@@ -30,7 +30,7 @@ describe("a collection after every callback", function()
   for _, name in ipairs(SPECS) do
     it("takes nothing from what " .. name .. "_spec does", function()
       local code, said = lua({ busted, "--config-file=.busted", "spec/" .. name .. "_spec.lua" }, "1")
-      assert(code == 0, said)
+      assert(code == 0, (said:gsub("\n", "\n  "))) -- so that its closing line is not taken for this file's
     end)
   end
 end)

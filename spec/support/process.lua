@@ -152,7 +152,8 @@ end
 
 --- Waits until its standard error matches; returns the captures.
 function Process:wait_stderr(pattern, seconds)
-  process.wait_until(function() return self:stderr():match(pattern) end, seconds, ("%q on standard error"):format(pattern))
+  local fine, why = pcall(process.wait_until, function() return self:stderr():match(pattern) end, seconds, ("%q"):format(pattern))
+  if not fine then error(("%s on standard error, which is:\n%s"):format(why, self:stderr()), 2) end
   return self:stderr():match(pattern)
 end
 
