@@ -157,7 +157,7 @@ function section.tuning()
   local kinds = { { "simulated", "a simulated request, fixed settings", "1000000" }, { "simulated_default", "the same under default" } }
   for _, row in ipairs(kinds) do
     local name, what, goal = table.unpack(row)
-    add_instructions(what, work(name), 60000, 660000)
+    add_instructions(what, work(name), scale(60000, 6000), scale(660000, 66000))
     local spread = measure.in_turn(turns(), { "ours" }, { ours = function() return rate(name) end }).ours
     add { what = what .. ", a CPU second", ours = ("%.0f (%.0f–%.0f)"):format(spread.median, spread.min, spread.max), goal = goal }
   end
