@@ -44,7 +44,7 @@ static const char SCRIPT[] =
   "local db = pool.new { size = 2, max_overflow = 0 }\n"
   "pool.spawn(function()\n"
   "  local ok, text = pcall(function()\n"
-  "    pool.sleep(0.1)\n" /* the host's timer runs; so would other tasks */
+  "    pool.sleep(0.3)\n" /* the host's timer runs; so would other tasks */
   "    local rows = assert(db:query('select cast($1 as integer) + 1 as answer', 41))\n"
   "    db:close()\n"
   "    return 'the answer is ' .. rows[1].answer\n"

@@ -43,13 +43,13 @@ local function storm(db, name, count, request)
 end
 
 local function by_query(db, i)
-  return assert(db:query("select $1::int as i, pg_sleep(0.003)", i))[1].i
+  return assert(db:query("select $1::int as i, pg_sleep(0.01)", i))[1].i
 end
 
 local function by_lease(db, i)
   local c <close> = assert(db:acquire())
   local first = assert(c:query("select $1::int as i, pg_backend_pid() as pid", i))[1]
-  pool.sleep(0.001)
+  pool.sleep(0.01)
   local again = assert(c:query("select $1::int as i, pg_backend_pid() as pid", i))[1]
   assert(first.pid == again.pid and first.pid == c.pid)
   return first.i == again.i and first.i
@@ -58,7 +58,7 @@ end
 local function by_transaction(db, i)
   return assert(db:transaction(function(tx)
     assert(tx:query("select set_config('pool.mine', $1, true)", tostring(i)))
-    pool.sleep(0.001)
+    pool.sleep(0.01)
     return math.tointeger(tonumber(assert(tx:query("select current_setting('pool.mine') as i"))[1].i))
   end))
 end

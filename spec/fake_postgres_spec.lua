@@ -109,7 +109,7 @@ describe("the scripted server", function()
       c:startup()
       error "the script is wrong"
     end)
-    assert.equal("connect", select(2, open(f, { timeout = 0.1 }):query("select 1")).kind)
+    assert.equal("connect", select(2, open(f, { timeout = 0.5 }):query("select 1")).kind)
     local fine, err = pcall(f.close, f)
     assert.is_false(fine)
     assert.matches("fake_postgres_spec.lua:%d+: the script is wrong", err)

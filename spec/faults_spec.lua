@@ -14,7 +14,7 @@ local names = { "DIR", "PORT", "USER", "PASSWORD", "DATABASE", "BIN" }
 local function own_cluster()
   local text, code = process.run "spec/support/cluster create $PPID"
   assert(code == 0, text)
-  local env = {}
+  local env = { POOL_FAULTS_SLOW = "3" }
   for _, name in ipairs(names) do env["POOL_SPEC_PG_" .. name] = text:match("PG_" .. name .. "=([^\n]*)") end
   return env
 end

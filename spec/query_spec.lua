@@ -36,7 +36,7 @@ describe("a query", function()
     assert.equal(20, #inside)
     for _, whole in ipairs(inside) do assert.is_true(whole) end
     db:close()
-    assert.equal(0, postgres.count "query-spec")
+    postgres.wait_gone "query-spec"
   end)
 
   it("on a connection shares it with the pool's own", function()

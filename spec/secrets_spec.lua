@@ -74,7 +74,8 @@ local function refusing(c)
 end
 
 local function telling(c)
-  if c:startup().kind == "cancel" then return end
+  local asked = c:startup()
+  if not asked or asked.kind == "cancel" then return end
   c:send(pg.authentication_cleartext())
   local _, said = c:read()
   said = said:gsub("%z", "")

@@ -159,7 +159,7 @@ end)
 tasks_application("PostgreSQL", function()
   postgres.sql "drop table if exists task"
   return postgres.url { application_name = "serve-tasks" }, function()
-    assert.equal(0, postgres.count "serve-tasks")
+    postgres.wait_gone "serve-tasks"
     postgres.sql "drop table task"
   end
 end)
@@ -173,7 +173,7 @@ describe("a connection to pool serve", function()
     server:signal "TERM"
     assert.equal(0, server:wait())
     server:close()
-    assert.equal(0, postgres.count "serve-one")
+    postgres.wait_gone "serve-one"
     drop_table()
   end)
 
@@ -247,7 +247,7 @@ describe("pool serve with two connections and three more", function()
     server:signal "TERM"
     assert.equal(0, server:wait(20))
     server:close()
-    assert.equal(0, postgres.count "serve-many")
+    postgres.wait_gone "serve-many"
     drop_table()
     postgres.sql "revoke all on schema public from five; drop role five"
   end)
@@ -289,7 +289,7 @@ describe("a handler that fails", function()
     server:signal "TERM"
     assert.equal(0, server:wait())
     server:close()
-    assert.equal(0, postgres.count "serve-fail")
+    postgres.wait_gone "serve-fail"
     drop_table()
   end)
 
@@ -395,15 +395,15 @@ describe("SIGTERM", function()
   it("lets the request under way finish, refuses new ones, and leaves no connection", function()
     for _, name in ipairs { "TERM", "INT" } do
       local server <close> = serve(OWN, postgres.url { application_name = "serve-term" })
-      local slow <close> = http.start(server.url .. "/sleep/1.5")
+      local slow <close> = http.start(server.url .. "/sleep/2.5")
       process.wait_until(function() return postgres.count("serve-term", "active") == 1 end, 10, "the slow request")
       server:signal(name)
       server:wait_stderr("SIG" .. name .. ": stopping")
       assert.equal(7, http.failure(server.url .. "/health"))
       assert.equal(0, slow:wait())
-      assert.equal("slept 1.5", slow:stdout())
+      assert.equal("slept 2.5", slow:stdout())
       assert.equal(0, server:wait())
-      assert.equal(0, postgres.count "serve-term")
+      postgres.wait_gone "serve-term"
       assert.matches("SIG" .. name .. ": stopping\n.*the stop hook ran, and could query", server:stderr())
     end
   end)
@@ -423,7 +423,7 @@ describe("SIGTERM", function()
     assert.same({ 503, "the server is stopping", "mine" }, { body.status, body.detail, body.request_id })
     assert.equal(0, server:wait())
     assert.matches("warn: the grace is over: 1 running request was cut off", server:stderr())
-    assert.equal(0, postgres.count "serve-grace")
+    postgres.wait_gone "serve-grace"
   end)
 
   it("twice stops it at once", function()

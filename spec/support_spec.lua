@@ -32,7 +32,8 @@ describe("a background process", function()
 
   it("gets signals, SIGINT among them", function()
     for signal, code in pairs { TERM = 143, INT = 130, KILL = 137 } do
-      local p <close> = process.start { "sleep", "30" }
+      local p <close> = process.start { "sh", "-c", "echo up; exec sleep 30" }
+      p:wait_line "up"
       p:signal(signal)
       assert.equal(code, p:wait(5))
     end

@@ -206,7 +206,7 @@ describe("task:join", function()
 
   it("gives up after its time-out with kind deadline, and the task goes on", function()
     pool.run(function()
-      local task = pool.spawn(function() pool.sleep(0.02); return "late" end)
+      local task = pool.spawn(function() pool.sleep(0.3); return "late" end)
       local value, err = task:join(0.001)
       assert.is_nil(value)
       assert.equal("deadline", err.kind)

@@ -124,8 +124,9 @@ describe("a file that is taken away or replaced under its connections", function
   before_each(function()
     path = process.run("mktemp -d " .. dir .. "/XXXXXX"):gsub("\n", "") .. "/a.db"
     for value, file in ipairs { path, path .. ".new" } do
-      local made <close> = pool.new { database_url = "sqlite:///" .. file, size = 3 }
+      local made = pool.new { database_url = "sqlite:///" .. file, size = 3 }
       assert(made:exec(("create table kept (n int); insert into kept values (%d)"):format(value)))
+      assert.is_true(made:close()) -- and waits: what is in its journal is in the file then
     end
     other = pool.new { database_url = "sqlite:///" .. path, size = 3, max_overflow = 0 }
     local held = {}

@@ -27,8 +27,8 @@ static void cancel_ends(void) {
     CHECK_TEXT(e.sqlstate, "57014");
     CHECK(D->status(conn) == DB_IDLE);
   }
-  TEST("a statement that shrugs off two cancels is asked again") {
-    begin("do $$ begin for i in 1..2 loop begin perform pg_sleep(20); exception when query_canceled then null; end; end loop;"
+  TEST("a statement that shrugs off a cancel is asked again") {
+    begin("do $$ begin for i in 1..1 loop begin perform pg_sleep(20); exception when query_canceled then null; end; end loop;"
           " perform pg_sleep(20); end $$");
     D->step(conn, &e);
     D->cancel(conn);

@@ -14,7 +14,7 @@ struct world {
   struct db *db;
   struct db_settings settings;
   char log[4096];      /* every line, "level: message\n" */
-  usec slowest_step;
+  usec slowest_step; /* of those that slept in it */
   int patience;        /* of await, milliseconds; 0: 20 s */
 };
 

@@ -146,7 +146,7 @@ static void script_specs(struct db_conn *a, struct db *db) {
     for (int i = 0; i < MANY; i++) at += sprintf(at, "insert into s values (%08d);\n", i);
     long long since = milliseconds();
     CHECK(done(a, sql));
-    CHECK(milliseconds() - since < 10000);
+    CHECK(milliseconds() - since < 30000);
     free(sql);
   }
   disconnect(b);
@@ -300,7 +300,7 @@ static void cancel_specs(struct db_conn *c) {
       long long since = milliseconds();
       D->cancel(c);
       CHECK_INT(finish(c, &last), DB_FAILED);
-      CHECK(milliseconds() - since < 1000);
+      CHECK(milliseconds() - since < 3000);
       CHECK_INT(last.kind, POOL_CANCELLED);
       CHECK_TEXT(last.sqlstate, "57014");
       CHECK_INT(D->status(c), DB_IDLE);
@@ -372,7 +372,7 @@ static void lock_specs(struct db *db, struct db_conn *a) {
     long long since = milliseconds();
     D->cancel(b);
     CHECK_INT(finish(b, &last), DB_FAILED);
-    CHECK(milliseconds() - since < 500);
+    CHECK(milliseconds() - since < 3000);
     CHECK_INT(last.kind, POOL_CANCELLED);
     CHECK_INT(D->status(b), DB_IDLE);
   }
@@ -391,7 +391,7 @@ static void lock_specs(struct db *db, struct db_conn *a) {
     CHECK(done(b, "insert into l values (4)"));
     long long since = milliseconds();
     CHECK(fails(a, "insert into l values (5)", "40001"));
-    CHECK(milliseconds() - since < 1000);
+    CHECK(milliseconds() - since < 3000);
     CHECK_INT(reset(a), DB_DONE);
   }
   disconnect(b);

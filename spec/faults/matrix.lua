@@ -60,7 +60,8 @@ local HERE = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 local SETTINGS = { size = 4, max_overflow = 4, timeout = 10 }
 local FIRST, LEAST, BOUND = 50, 200, 1
 local LOOKS = 5 -- at the server, at least: fewer and nobody has counted
-local SLOW = os.getenv "POOL_SPEC_PRELOAD" and 3 or 1 -- under the sanitizers everything takes that much longer
+-- How much longer everything may take: under the sanitizers, or where this is not about speed (faults_spec).
+local SLOW = tonumber(os.getenv "POOL_FAULTS_SLOW") or os.getenv "POOL_SPEC_PRELOAD" and 3 or 1
 local WHOLE_WITHIN, CALM_WITHIN = 30, 15 -- seconds after which nobody waits for it any more
 
 -- ---- rows -------------------------------------------------------------------------------------------------------------------------

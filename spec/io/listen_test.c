@@ -394,6 +394,11 @@ struct scripted {
   struct client *client;
 };
 
+static bool readable(int fd) { /* within two seconds */
+  struct pollfd p = {.fd = fd, .events = POLLIN};
+  return poll(&p, 1, 2000) == 1;
+}
+
 static struct scripted scripted_open(void) {
   struct scripted t = {.server = {.loop = loop_virtual_create(USEC_PER_SECOND)}};
   struct listen_options options = {.host = "127.0.0.1"};
@@ -401,6 +406,7 @@ static struct scripted scripted_open(void) {
   t.server.listener = listen_open(t.server.loop, &options, &error);
   if (t.server.listener == NULL) abort();
   t.fd = dial(listen_port(t.server.listener));
+  if (!readable(t.server.listener->fd)) abort();
   loop_virtual_ready(t.server.loop, t.server.listener->fd, LOOP_READ);
   loop_turn(t.server.loop, loop_now(t.server.loop));
   if (list_empty(&t.server.listener->clients)) abort();
@@ -410,8 +416,7 @@ static struct scripted scripted_open(void) {
 
 static void scripted_say(struct scripted *t, const char *text) {
   say(t->fd, text);
-  struct pollfd p = {.fd = t->client->fd, .events = POLLIN};
-  if (poll(&p, 1, 2000) != 1) abort();
+  if (!readable(t->client->fd)) abort();
   loop_virtual_ready(t->server.loop, t->client->fd, LOOP_READ);
   loop_turn(t->server.loop, loop_now(t->server.loop));
 }
@@ -446,6 +451,7 @@ static void test_grace(void) {
       scripted_pass(&t, LISTEN_CUT_TIMEOUT + 1);
       CHECK_INT(listen_next(t.server.listener, &c), answers ? LISTEN_NONE : LISTEN_GONE);
       char text[512] = "";
+      if (answers) readable(t.fd);
       ssize_t n = recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT);
       CHECK(answers ? n > 0 : n <= 0);
       if (answers) {
@@ -480,7 +486,7 @@ static void test_timeouts(void) {
     }
     scripted_pass(&t, LISTEN_HEAD_TIMEOUT - 9 * USEC_PER_SECOND + 1);
     char text[64] = "";
-    CHECK(recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT) > 0);
+    CHECK(readable(t.fd) && recv(t.fd, text, sizeof text - 1, MSG_DONTWAIT) > 0);
     CHECK(strncmp(text, "HTTP/1.1 408 ", 13) == 0);
     scripted_pass(&t, LISTEN_LINGER_TIMEOUT + 1);
     CHECK(scripted_closed(&t));

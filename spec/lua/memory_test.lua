@@ -20,7 +20,7 @@ end
 --- Does it say that memory was short? luaL_checkstack has words of its own for it, and `require` for a file that could not be opened.
 local function tells_of_memory(text)
   return text:lower():find "memory" ~= nil or text:find("stack overflow", 1, true) ~= nil
-    or text:find "^[^\n]*module '[%w.]+' not found" ~= nil
+    or text:find "^[^\n]*module '[%w_.]+' not found" ~= nil
 end
 
 --- What a trial came to: its answer, or an error for want of memory.
@@ -565,10 +565,8 @@ scenario("http", function()
   local function converse()
     local fd = t.dial(server.port)
     t.say(fd, REQUESTS)
-    for _ = 1, 400 do
-      if t.hear(fd) then break end
-      pool.sleep(0.0005)
-    end
+    local until_then = pool.now() + 5
+    while not t.hear(fd) and pool.now() < until_then do pool.sleep(0.0005) end
     return fd
   end
   local fd

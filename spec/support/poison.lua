@@ -4,7 +4,7 @@
 --- A state: make(on, place, held) dirties a Connection or Session; what must stay alive goes into `held`. `seen` is SQL that is true
 --- where the next lease finds it. `busy`: something is under way on the connection, so that the way can neither run a statement nor
 --- end a transaction; `failed`: the same for a transaction that has failed (`failed_inside`: only if the way had one). `shared`:
---- another task has the lease too. `given_up`: the driver may have to drop the connection without waiting for the server's goodbye.
+--- another task has the lease too.
 ---
 --- A way: back(world, dirty) takes a lease, calls dirty(lease) and gives it back, in a task unless it is `outside` of pool.run.
 --- `place`: where the state is made: "alone", or in a transaction of the way's that is "committed", "rolled back" by a statement, or
@@ -149,7 +149,7 @@ poison.postgres = {
     ["COPY TO STDOUT under way"] = { busy = true, shared = true, make = function(on)
       under_way(on, "copy (select pg_sleep(30)) to stdout")
     end },
-    ["COPY FROM STDIN under way"] = { busy = true, shared = true, given_up = true, make = function(on)
+    ["COPY FROM STDIN under way"] = { busy = true, shared = true, make = function(on)
       under_way(on, "copy public.poison_work from stdin")
     end },
   },

@@ -105,8 +105,16 @@ end
 --- Waits until the server counts no connection under this name any more: one that was cut is there for as long as its process takes
 --- to see it.
 function postgres.wait_gone(application_name)
-  process.wait_until(function() return postgres.count(application_name) == 0 end, 10,
-    "the connections of " .. application_name .. " to be gone from the server")
+  local left = "the server did not answer"
+  local fine = pcall(process.wait_until, function()
+    local answered, n = pcall(postgres.count, application_name)
+    if answered and n > 0 then
+      left = postgres.sql("select pid, state, wait_event, query from pg_stat_activity where application_name = "
+        .. literal(application_name))
+    end
+    return answered and n == 0
+  end)
+  if not fine then error(("connections of %s are still at the server:\n%s"):format(application_name, left), 2) end
 end
 
 --- The process ids of its connections at the server.
