@@ -5,6 +5,7 @@
 # those that may or may not have been done. Stories of wrong answers go to standard error.
 use strict;
 use warnings;
+use Errno;
 use Socket;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
@@ -28,7 +29,12 @@ sub dial {
 }
 
 # More bytes; false at the end of the connection.
-sub more { my $got = sysread($socket, $buffer, 65536, length $buffer); return $got }
+sub more {
+  while (1) {
+    my $got = sysread($socket, $buffer, 65536, length $buffer);
+    return $got if defined $got || !$!{EINTR}; # a process that was frozen is told so
+  }
+}
 
 sub take { # the next $count bytes, undef when they do not come
   my ($count) = @_;

@@ -270,7 +270,7 @@ local function leases(db)
   local c = assert(db:acquire())
   local said = tostring(c):match "^pool.Connection %d+$" and 1 or 0
   assert(c:query "select 1")
-  local d <close> = assert(db:acquire { timeout = 1, key = "a", priority = 9 })
+  local d <close> = assert(db:acquire { timeout = 20, key = "a", priority = 9 })
   assert(d:begin())
   said = said .. tostring(d.in_transaction) .. math.type(d.id) .. (d.age >= 0 and 1 or 0) .. d.uses % 1
   local list = db:leases()
