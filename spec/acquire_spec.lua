@@ -130,6 +130,7 @@ describe("acquire", function()
       assert.equal(("timed out after 0.2 s waiting for a connection: size 1 overflow 0 reached, 1 leased, 0 waiting, " ..
         "oldest lease 0.2 s at spec/acquire_spec.lua:%d"):format(line),
         (err.message:gsub("after [%d.]+ s", "after 0.2 s"):gsub("lease [%d.]+ s", "lease 0.2 s")))
+      assert.near(err.waited, tonumber(err.message:match "after ([%d.]+) s"), 0.06 * err.waited) -- of two digits
       assert.equal(err.message, (tostring(err):gsub("^timeout: ", "")))
       assert.equal("timeout", err.kind)
       assert.is_true(err.waited >= 0.2 and err.waited < 2)

@@ -40,7 +40,7 @@ describe("at three times the capacity", function()
     local ways, real, simulated = cells.ways(p), {}, {}
     pool.run(function()
       for i = 1, 3 do simulated[i] = cells.simulated(p, ways[i], "gone", 3) end
-      for _ = 1, 3 do -- anew where the machine paused while one of them ran: that says nothing of the line
+      for _ = 1, 3 do -- twice more at most: a machine that pauses while one of them runs says nothing of the line
         for i = 1, 3 do real[i] = cells.real(p, ways[i], "gone", 3, postgres.url {}) end
         if better(real, 2) and better(real, 3) then break end
       end

@@ -101,7 +101,7 @@ describe("the real pool and the simulated one", function()
     local longest = 0
     pool.run(function()
       local times = {}
-      for i = 1, 40 do times[i] = i / 50 end
+      for i = 1, 40 do times[i] = i / 12 end -- the last deadline is 3.2 s after the first
       at_times(times, function()
         local start = pool.now()
         local rows, err = db:query "select 1"

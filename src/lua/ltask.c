@@ -94,7 +94,7 @@ struct task *ltask_enter(lua_State *L) {
   if (!t) {
     if (loop_attached(r->loop)) lerror_misuse(L, "nothing runs the host's loop from here: a call that waits belongs in pool.spawn");
     if (r->turning > 0) lerror_misuse(L, "cannot wait here: the loop is running (in a finalizer?)");
-    luaL_checkstack(L, 2 * LUA_MINSTACK, "pool"); /* task_run_until's room, now that raising leaves nothing waiting */
+    luaL_checkstack(L, 2 * LUA_MINSTACK, "pool"); /* task_run_until's room: nothing waits yet, if this raises */
     t = task_synchronous(L, r);
   } else {
     if (L != t->co)

@@ -279,7 +279,7 @@ static int api_task_key(lua_State *L) {
 
 struct group {
   int remaining, failed;  /* failed: which child failed first, from 1; 0 none */
-  bool late;              /* one ended when the deadline, which is theirs too, had passed: by it, or too late */
+  bool late;              /* one ended when the deadline that it had from its parent had passed: by it, or too late */
   struct task *parent;
   int count;
   struct member {
@@ -300,7 +300,7 @@ static void group_child_ended(struct task *t, void *user) {
   m->task = NULL;
   task_joined(t);
   g->remaining--;
-  if (ltask_deadline(g->parent) <= loop_now(t->runtime->loop)) g->late = true;
+  if (t->inherited != NEVER && t->inherited <= loop_update(t->runtime->loop)) g->late = true;
   bool first = ltask_failed(t) && g->failed == 0;
   if (first) g->failed = m->number;
   if (first || g->remaining == 0) ltask_wake(g->parent);
