@@ -105,16 +105,13 @@ end
 --- Waits until the server counts no connection under this name any more: one that was cut is there for as long as its process takes
 --- to see it.
 function postgres.wait_gone(application_name)
-  local left = "the server did not answer"
-  local fine = pcall(process.wait_until, function()
-    local answered, n = pcall(postgres.count, application_name)
-    if answered and n > 0 then
-      left = postgres.sql("select pid, state, wait_event, query from pg_stat_activity where application_name = "
-        .. literal(application_name))
-    end
-    return answered and n == 0
+  local sql = "select pid, state, wait_event, query from pg_stat_activity where application_name = " .. literal(application_name)
+  local answered, left
+  local gone = pcall(process.wait_until, function()
+    answered, left = pcall(postgres.sql, sql)
+    return answered and left == ""
   end)
-  if not fine then error(("connections of %s are still at the server:\n%s"):format(application_name, left), 2) end
+  if not gone then error(("connections of %s are still at the server:\n%s"):format(application_name, left), 2) end
 end
 
 --- The process ids of its connections at the server.
