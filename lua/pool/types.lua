@@ -461,7 +461,8 @@ function pool.run(fn, ...) end
 ---@return pool.Task
 function pool.spawn(fn, ...) end
 
---- Runs functions together. The first failure cancels the others.
+--- Runs functions together. The first failure cancels the others. Under a deadline the error is of that kind where one of them ended only
+--- after it.
 ---@param functions (fun(): any)[]
 ---@return any[]? results each one's first, nil as pool.null
 ---@return any err
